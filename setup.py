@@ -1,0 +1,112 @@
+"""Build the kernels: one Cython source, one extension module per instruction set and dtype.
+
+Environment
+-----------
+PYCONV_OPENMP=0|1      0: build without OpenMP; 1: fail where it is missing (default: probe, warn)
+PYCONV_BUILD_ISA=...   comma list out of v3,v4 (default: both on x86-64); empty: baseline alone
+PYCONV_DEBUG=1         bounds checks on, -O1 -g; for test runs, not for wheels
+"""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("PYCONV_DEBUG") == "1"
+IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+ISA_FLAGS = {
+    "": [],
+    "_v3": ["-march=x86-64-v3"],
+    "_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+DTYPE_FLAGS = {"": ["-DPYCONV_REAL=float"], "_f64": ["-DPYCONV_REAL=double"]}
+# Register tiles are shaped by hand: SLP rewrites them with shuffles, and GCC's default limits on
+# complete unrolling stop short of them. Contraction is how a * b + c becomes the one fused
+# multiply-add of design rule 2; it is GCC's default, but not clang's.
+OPTIMISE = [
+    "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-tree-slp-vectorize",
+]
+OPTIMISE_GCC = ["--param=max-completely-peeled-insns=2000", "--param=max-completely-peel-times=40"]
+DIRECTIVES = {
+    "language_level": 3, "binding": False, "embedsignature": True, "cdivision": True,
+    "boundscheck": DEBUG, "wraparound": False, "initializedcheck": DEBUG,
+}
+
+
+def wanted_levels() -> list[str]:
+    if not IS_X86_64:
+        return [""]
+    named = os.environ.get("PYCONV_BUILD_ISA", "v3,v4").split(",")
+    unknown = [name for name in named if name and "_" + name not in ISA_FLAGS]
+    if unknown:
+        raise SystemExit(f"PYCONV_BUILD_ISA names {unknown}: expected a comma list of v3, v4")
+    return ["", *("_" + name for name in named if name)]
+
+
+class BuildKernels(build_ext):
+    """Adds flags that depend on the compiler, and says what it could not find."""
+
+    def build_extensions(self):
+        if self.compiler.compiler_type == "msvc":
+            raise SystemExit("pyconv's kernels use GCC's vector types: build with gcc or clang")
+        if self.parallel is None:
+            self.parallel = os.cpu_count()
+        flags = ["-O1", "-g"] if DEBUG else OPTIMISE + [p for p in OPTIMISE_GCC if self._accepts(p)]
+        openmp = ["-fopenmp"] if self._has_openmp() else []
+        for ext in self.extensions:
+            ext.extra_compile_args = flags + openmp + ext.extra_compile_args
+            ext.extra_link_args = openmp + ext.extra_link_args
+        super().build_extensions()
+
+    def _has_openmp(self) -> bool:
+        mode = os.environ.get("PYCONV_OPENMP", "auto")
+        if mode == "0":
+            return False
+        if self._accepts("-fopenmp", "#include <omp.h>\nint main(void) "
+                                     "{ return omp_get_max_threads() < 1; }\n", link=True):
+            return True
+        if mode == "1":
+            raise SystemExit("PYCONV_OPENMP=1, but this compiler cannot build with -fopenmp")
+        self.warn("no OpenMP here: pyconv will run on one thread")
+        return False
+
+    def _accepts(self, flag, source="int main(void) { return 0; }\n", link=False) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "probe.c")
+            path.write_text(source)
+            try:
+                objects = self.compiler.compile(
+                    [str(path)], output_dir=folder, extra_postargs=[flag, "-Werror"])
+                if link:
+                    self.compiler.link_executable(
+                        objects, str(Path(folder, "probe")), extra_postargs=[flag])
+            except Exception:  # whatever the compiler driver raises: it does not accept the flag
+                return False
+        return True
+
+
+def kernel(isa: str, dtype: str) -> Extension:
+    name = f"_kernels{dtype}{isa}"
+    return Extension(
+        f"pyconv.{name}", [f"pyconv/{name}.pyx"],
+        depends=["pyconv/_kernels.pyx", *map(str, Path("pyconv/kernels").glob("*.pxi"))],
+        extra_compile_args=[*ISA_FLAGS[isa], *DTYPE_FLAGS[dtype]],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension("pyconv._cpu", ["pyconv/_cpu.pyx"]),
+            *(kernel(isa, dtype) for isa in wanted_levels() for dtype in DTYPE_FLAGS),
+        ],
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython",
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)
