@@ -1,0 +1,24 @@
+"""Every loop over values. One source, compiled for each instruction set and dtype (see setup.py).
+
+Three bands. A *tile* computes one block of outputs in registers and knows no threads. A *driver*
+runs tiles over fixed work items with `prange`; its body is one call. An *entry* (a `def` with
+memoryviews, or a method of a plan) holds no loop. Arguments are checked by `functional`.
+
+The same bits for any number of threads: work items depend on shapes alone, each output has one
+owner, and sums over the batch are partial sums over a fixed partition, added in a fixed order.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+include "kernels/vec.pxi"          # the vector type
+include "kernels/memory.pxi"       # aligned workspaces
+include "kernels/tile.pxi"         # register tiles of the convolution
+include "kernels/gather.pxi"       # y and dx: sums over taps
+include "kernels/reduce.pxi"       # dw and db: sums over pixels
+include "kernels/conv.pxi"         # the plan of one convolution
+include "kernels/pool.pxi"         # max and average pooling
+include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
+include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

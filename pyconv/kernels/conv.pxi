@@ -1,0 +1,90 @@
+# The plan of one convolution: its three directions, each prepared when it is first asked for.
+
+cdef class ConvPlan:
+    """Everything that one convolution needs again and again: geometry, work items, workspaces.
+
+    One call at a time: `functional` hands a plan to one thread, and takes it back after the call.
+
+    Parameters
+    ----------
+    x, w, y : tuple
+        Shapes (N, H, W, C_in), (KH, KW, C_in // groups, C_out), (N, OH, OW, C_out).
+    stride, dilation, before : tuple
+        (h, w) each; `before` is the padding at the top and at the left.
+    groups : int
+    """
+    cdef tuple x, w, y, stride, dilation, before
+    cdef Py_ssize_t groups
+    cdef Gather to_y, to_dx
+    cdef Reduce to_dw
+
+    def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
+                 Py_ssize_t groups):
+        self.x, self.w, self.y = x, w, y
+        self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
+
+    cdef Gather plan_y(self):
+        KH, KW, C_group, K = self.w
+        taps = [
+            (kh * self.dilation[0] - self.before[0], kw * self.dilation[1] - self.before[1],
+             kh * KW + kw)
+            for kh in range(KH) for kw in range(KW)
+        ]
+        return Gather(self.x, self.y, self.groups, self.stride, (1, 1), [((0, 0), taps)],
+                      (C_group * K, K, 1, K // self.groups))
+
+    cdef Gather plan_dx(self):
+        """dx[a + s q] = sum of dy[q + (a + before - k d) / s] * w[k] where s divides that."""
+        KH, KW, C_group, K = self.w
+        phases = []
+        for a in range(min(self.stride[0], self.x[1])):
+            rows = [
+                ((a + self.before[0] - kh * self.dilation[0]) // self.stride[0], kh)
+                for kh in range(KH)
+                if (a + self.before[0] - kh * self.dilation[0]) % self.stride[0] == 0
+            ]
+            for b in range(min(self.stride[1], self.x[2])):
+                columns = [
+                    ((b + self.before[1] - kw * self.dilation[1]) // self.stride[1], kw)
+                    for kw in range(KW)
+                    if (b + self.before[1] - kw * self.dilation[1]) % self.stride[1] == 0
+                ]
+                phases.append(((a, b), [(h, w, kh * KW + kw) for h, kh in rows
+                                        for w, kw in columns]))
+        return Gather(self.y, self.x, self.groups, (1, 1), self.stride, phases,
+                      (C_group * K, 1, K, K // self.groups))
+
+    def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, b,
+                bint relu, real[:, :, :, ::1] y, int num_threads):
+        """y = x * w + b, then ReLU if `relu`; `b` is None or of shape (C_out,)."""
+        cdef const real[::1] biases = b
+        cdef const real* bias = NULL
+        if biases is not None:
+            bias = &biases[0]
+        if y.shape[0] == 0:
+            return
+        if self.to_y is None:
+            self.to_y = self.plan_y()
+        self.to_y.run(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu,
+                      &y[0, 0, 0, 0], num_threads)
+
+    def backward_input(self, const real[:, :, :, ::1] dy, const real[:, :, :, ::1] w,
+                       real[:, :, :, ::1] dx, int num_threads):
+        """dx from dy and w."""
+        if dx.shape[0] == 0:
+            return
+        if self.to_dx is None:
+            self.to_dx = self.plan_dx()
+        self.to_dx.run(&dy[0, 0, 0, 0], &w[0, 0, 0, 0], NULL, False, &dx[0, 0, 0, 0], num_threads)
+
+    def backward_filter(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy,
+                        dw, db, int num_threads):
+        """dw and db from x and dy; either may be None. N is at least 1."""
+        cdef real[:, :, :, ::1] filters = dw
+        cdef real[::1] biases = db
+        if self.to_dw is None:
+            self.to_dw = Reduce(self.x, self.y, self.groups, self.w[:2], self.stride,
+                                self.dilation, self.before)
+        self.to_dw.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0],
+                       NULL if filters is None else &filters[0, 0, 0, 0],
+                       NULL if biases is None else &biases[0], num_threads)

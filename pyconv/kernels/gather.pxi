@@ -1,0 +1,299 @@
+# The gather: each output pixel sums, over its taps, input channels times packed weights.
+#
+# It serves y (taps are the filter's), and dx (input dy, the filter transposed). With stride s, the
+# pixels of dx fall into s_h * s_w *phases*, each of which is a convolution of its own over some of
+# the taps; for y there is one phase. Output q of a phase reads input pixel q * step + tap.
+#
+# A work item is a band of output rows of one image, for a range of channel blocks. It copies the
+# input rows that it needs, padded, into its thread's workspace (they stay in L2), unless all taps lie
+# inside the image: then it reads in place.
+
+cdef struct Phase:
+    Py_ssize_t rows, columns      # outputs q of this phase
+    Py_ssize_t to_row, to_column  # where output q = 0 goes
+    Py_ssize_t first_tap, taps    # its slice of the tap arrays
+    Py_ssize_t first_run, runs, run_length  # taps side by side in memory read as one run
+
+
+cdef enum:
+    ROW = 48                # pixels: whole tiles of 12 or of 6
+    ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
+    ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
+    BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
+
+
+cdef void pad_rows(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
+    real* band, Py_ssize_t width, Py_ssize_t pixel,
+    Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t channels,
+) noexcept nogil:
+    """Copy `rows` x `width` input pixels from (row, column) on, with zeros outside the image."""
+    cdef Py_ssize_t h, w
+    cdef Py_ssize_t before = min(max(0, -column), width)
+    cdef Py_ssize_t first = max(0, column)
+    cdef Py_ssize_t inside = max(0, min(W, column + width) - first)
+    cdef const real* source
+    for h in range(row, row + rows):
+        if h < 0 or h >= H or inside == 0:
+            memset(band, 0, width * pixel * sizeof(real))
+        else:
+            source = x + (h * W + first) * C
+            memset(band, 0, before * pixel * sizeof(real))
+            if channels == C == pixel:
+                memcpy(band + before * pixel, source, inside * C * sizeof(real))
+            else:
+                for w in range(inside):
+                    memcpy(band + (before + w) * pixel, source + w * C, channels * sizeof(real))
+            memset(band + (before + inside) * pixel, 0,
+                   (width - before - inside) * pixel * sizeof(real))
+        band += width * pixel
+
+
+cdef tuple in_rows(tuple shape):
+    """Pixels that do not know their neighbours, as one image of rows of ROW: (1, rows, ROW, C)."""
+    N, H, W, C = shape
+    return 1, (N * H * W + ROW - 1) // ROW, ROW, C
+
+
+cdef class Gather:
+    """One direction of one convolution: geometry, work items, packed weights, workspaces.
+
+    Parameters
+    ----------
+    source, target : tuple
+        (N, H, W, C) read and written.
+    groups : int
+    step : tuple
+        Input pixels (h, w) between outputs q and q + 1 of a phase.
+    stride : tuple
+        Output pixels (h, w) between them.
+    phases : list
+        Of (first output (h, w), [(tap_h, tap_w, index of the filter's (kh, kw))]).
+    filter_step : tuple
+        Elements of the filter between (taps, input channels, output channels, groups).
+    """
+    cdef Py_ssize_t N, H, W, C, TH, TW, TC, groups, C_group, K_group
+    cdef Py_ssize_t step_h, step_w, stride_h, stride_w
+    cdef Py_ssize_t w_in, w_out, w_group, w_tap
+    cdef Py_ssize_t phase_count, block, blocks_group, blocks
+    cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
+    cdef Py_ssize_t band, bands, chunk, chunks, items, rows, columns
+    cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
+    cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
+    cdef bint in_place
+    cdef Phase* phases
+    cdef Py_ssize_t* tap_h
+    cdef Py_ssize_t* tap_w
+    cdef Py_ssize_t* tap_index
+    cdef Py_ssize_t* run_offset
+    cdef Py_ssize_t tap_count
+    cdef Workspace weights, scratch, bias
+    cdef readonly Py_ssize_t work
+
+    def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step):
+        cdef Py_ssize_t p, t = 0
+        self.outputs = PY_SSIZE_T_MAX
+        if all(taps == [(0, 0, 0)] for _, taps in phases) and step == stride == (1, 1):
+            self.outputs = target[0] * target[1] * target[2]
+            source, target = in_rows(source), in_rows(target)
+        self.N, self.H, self.W, self.C = source
+        self.TH, self.TW, self.TC = target[1:]
+        self.groups, self.C_group, self.K_group = groups, self.C // groups, self.TC // groups
+        self.step_h, self.step_w = step
+        self.stride_h, self.stride_w = stride
+        self.w_tap, self.w_in, self.w_out, self.w_group = filter_step
+        self.weights, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
+        self.phase_count = len(phases)
+        self.tap_count = sum(len(taps) for _, taps in phases)
+        self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
+        self.tap_h = <Py_ssize_t*> malloc(4 * (self.tap_count + 1) * sizeof(Py_ssize_t))
+        if self.phases == NULL or self.tap_h == NULL:
+            raise MemoryError()
+        self.tap_w = self.tap_h + self.tap_count
+        self.tap_index = self.tap_w + self.tap_count
+        self.run_offset = self.tap_index + self.tap_count
+        for p, ((to_row, to_column), taps) in enumerate(phases):
+            self.phases[p].to_row, self.phases[p].to_column = to_row, to_column
+            self.phases[p].rows = max(0, -((to_row - self.TH) // self.stride_h))
+            self.phases[p].columns = max(0, -((to_column - self.TW) // self.stride_w))
+            self.phases[p].first_tap, self.phases[p].taps = t, len(taps)
+            for h, w, index in sorted(taps):
+                self.tap_h[t], self.tap_w[t], self.tap_index[t] = h, w, index
+                t += 1
+        self.cut()
+        self.find_runs()
+
+    def __dealloc__(self):
+        free(self.phases)
+        free(self.tap_h)
+
+    cdef cut(self):
+        """Choose channel blocks, and the work items: by shape alone, so that sums never move."""
+        cdef Py_ssize_t p, t, work = 0
+        self.block = 2 * VL if self.K_group > VL else VL
+        self.blocks_group = (self.K_group + self.block - 1) // self.block
+        self.blocks = self.groups * self.blocks_group
+        taps = [(self.tap_h[t], self.tap_w[t]) for t in range(self.tap_count)] or [(0, 0)]
+        self.top, self.left = min(h for h, _ in taps), min(w for _, w in taps)
+        self.span_h = max(h for h, _ in taps) - self.top + 1
+        self.span_w = max(w for _, w in taps) - self.left + 1
+        self.rows = max(self.phases[p].rows for p in range(self.phase_count))
+        self.columns = max(self.phases[p].columns for p in range(self.phase_count))
+        for p in range(self.phase_count):
+            work += self.phases[p].rows * self.phases[p].columns * self.phases[p].taps
+        self.work = self.N * work * self.C_group * self.TC
+        bottom = (self.rows - 1) * self.step_h + self.top + self.span_h
+        right = (self.columns - 1) * self.step_w + self.left + self.span_w
+        self.in_place = self.top >= 0 and self.left >= 0 and bottom <= self.H and right <= self.W
+        self.band, self.chunks = max(1, self.rows), 1
+        width = (self.columns - 1) * self.step_w + self.span_w
+        while self.band > 1 and (
+            not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
+            or self.too_few_items()
+        ):
+            self.band = (self.band + 1) // 2
+        while self.chunks < self.blocks and self.too_few_items():
+            self.chunks = min(2 * self.chunks, self.blocks)
+        self.bands = (self.rows + self.band - 1) // self.band
+        self.chunk = (self.blocks + self.chunks - 1) // self.chunks
+        self.chunks = (self.blocks + self.chunk - 1) // self.chunk
+        self.items = self.N * self.bands * self.chunks
+        if self.in_place:
+            self.pixel, self.line = self.C, self.W * self.C
+            self.area = 0
+        else:
+            groups = min(self.groups, (self.chunk - 2) // self.blocks_group + 2)
+            self.pixel = groups * self.C_group
+            self.line = width * self.pixel
+            self.area = (self.band_rows() * self.line + 15) // 16 * 16
+
+    cdef Py_ssize_t band_rows(self):
+        return (self.band - 1) * self.step_h + self.span_h
+
+    cdef bint too_few_items(self):
+        cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
+        return items < ITEMS and self.work > 2 * ITEM_WORK * items
+
+    cdef find_runs(self):
+        """Taps that are neighbours in a row and in memory are one run: fewer, longer inner loops."""
+        cdef Py_ssize_t p, t, first, run = 0
+        cdef bint joined
+        cdef Phase* phase
+        for p in range(self.phase_count):
+            phase = &self.phases[p]
+            first = phase.first_tap
+            length = 1
+            while first + length < first + phase.taps and self.follows(first + length):
+                length += 1
+            joined = self.pixel == self.C_group and all(
+                self.follows(t) == bool((t - first) % length)
+                for t in range(first + 1, first + phase.taps)
+            ) and phase.taps % length == 0
+            if not joined:
+                length = 1
+            phase.first_run, phase.runs = run, phase.taps // length
+            phase.run_length = length * self.C_group
+            for t in range(first, first + phase.taps, length):
+                self.run_offset[run] = (
+                    (self.tap_h[t] - self.top) * self.line + (self.tap_w[t] - self.left) * self.pixel
+                )
+                run += 1
+
+    cdef bint follows(self, Py_ssize_t t):
+        return self.tap_h[t] == self.tap_h[t - 1] and self.tap_w[t] == self.tap_w[t - 1] + 1
+
+    cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
+        """Weights of one channel block as the tile reads them: [phase, tap, C_group, lanes]."""
+        cdef Py_ssize_t group = block // self.blocks_group
+        cdef Py_ssize_t k = block % self.blocks_group * self.block
+        cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
+        cdef Py_ssize_t width = (lanes + VL - 1) // VL * VL
+        cdef Py_ssize_t t, c, j
+        cdef const real* p
+        packed += block * self.tap_count * self.C_group * self.block
+        w += group * self.w_group + k * self.w_out
+        for t in range(self.tap_count):
+            for c in range(self.C_group):
+                p = w + self.tap_index[t] * self.w_tap + c * self.w_in
+                for j in range(lanes):
+                    packed[j] = p[j * self.w_out]
+                for j in range(lanes, width):
+                    packed[j] = 0
+                packed += width
+
+    cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                       real* scratch, Py_ssize_t item) noexcept nogil:
+        """One band of output rows of one image, for one range of channel blocks."""
+        cdef Py_ssize_t n = item // (self.bands * self.chunks)
+        cdef Py_ssize_t q0 = item // self.chunks % self.bands * self.band
+        cdef Py_ssize_t block0 = item % self.chunks * self.chunk
+        cdef Py_ssize_t block1 = min(block0 + self.chunk, self.blocks)
+        cdef Py_ssize_t group0 = block0 // self.blocks_group
+        cdef Py_ssize_t rows = min(self.band, self.rows - q0)
+        cdef Py_ssize_t row = q0 * self.step_h + self.top
+        cdef Py_ssize_t groups = (block1 - 1) // self.blocks_group + 1 - group0
+        cdef Py_ssize_t block, p
+        cdef const real* band = scratch
+        x += n * self.H * self.W * self.C
+        y += n * self.TH * self.TW * self.TC
+        if self.in_place:
+            band = x + row * self.line + self.left * self.pixel + group0 * self.C_group
+        else:
+            pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
+                     self.line // self.pixel, self.pixel, row, self.left,
+                     (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
+        for block in range(block0, block1):
+            for p in range(self.phase_count):
+                self.run_phase(band + (block // self.blocks_group - group0) * self.C_group,
+                               packed, b, relu, y, &self.phases[p], block, q0, rows)
+
+    cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
+                        real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
+                        Py_ssize_t rows) noexcept nogil:
+        cdef Py_ssize_t group = block // self.blocks_group
+        cdef Py_ssize_t k = block % self.blocks_group * self.block
+        cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
+        cdef Py_ssize_t nv = (lanes + VL - 1) // VL
+        cdef Py_ssize_t q, column, count, columns
+        cdef real* to
+        packed += (block * self.tap_count * self.block + phase.first_tap * nv * VL) * self.C_group
+        b += block * self.block
+        for q in range(q0, min(q0 + rows, phase.rows)):
+            to = y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.TC
+            to += group * self.K_group + k
+            column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
+            while column < columns:
+                count = even_part(columns - column, tile_rows(nv))
+                pixel_tile_of(
+                    count, nv,
+                    band + (q - q0) * self.step_h * self.line + column * self.step_w * self.pixel,
+                    self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
+                    phase.run_length, packed, b, relu,
+                    to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
+                column += count
+
+    cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
+             int num_threads):
+        """Pack the weights, then compute every item."""
+        cdef Py_ssize_t item, block
+        cdef real* packed = self.weights.take(
+            self.blocks * self.tap_count * self.C_group * self.block)
+        cdef real* scratch = self.scratch.take(num_threads * self.area)
+        cdef real* bias = self.bias.take(self.blocks * self.block)
+        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        with nogil:
+            self.pack_bias(b, bias)
+            for block in prange(self.blocks, schedule="static", num_threads=threads):
+                self.pack_block(w, packed, block)
+            for item in prange(self.items, schedule="dynamic", num_threads=threads):
+                self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+
+    cdef void pack_bias(self, const real* b, real* bias) noexcept nogil:
+        """The bias a block at a time, zeros where there is none."""
+        cdef Py_ssize_t block, k
+        memset(bias, 0, self.blocks * self.block * sizeof(real))
+        if b != NULL:
+            for block in range(self.blocks):
+                k = block % self.blocks_group * self.block
+                memcpy(bias + block * self.block, b + block // self.blocks_group * self.K_group + k,
+                       min(self.block, self.K_group - k) * sizeof(real))
