@@ -1,0 +1,54 @@
+"""Small convolutional networks on the CPU.
+
+Who calls whom, downwards only::
+
+    cli
+    course, zoo
+    model
+    layers, callbacks, optimizers, losses, data
+    functional                     check, allocate, call one kernel entry
+    geometry, _threads, _dispatch  sizes and pads; thread counts; which kernels
+    _kernels*                      every loop over values, compiled
+
+Operations on arrays are imported here at once. What stands above them is imported when it is first
+used, so that ``import pyconv`` costs little more than ``import numpy``.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from ._version import __version__
+from .functional import *  # noqa: F403
+from .functional import __all__ as _operations
+
+_LATER = {
+    "course": (
+        "conv_backward", "conv_forward", "conv_single_step", "create_mask_from_window",
+        "distribute_value", "pool_backward", "pool_forward", "zero_pad",
+    ),
+    "layers": (
+        "Activation", "AveragePooling2D", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten",
+        "GlobalAveragePooling2D", "MaxPooling2D", "ReLU", "Rescaling", "ZeroPadding2D",
+    ),
+    "model": ("Sequential", "load_model"),
+    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+}
+_MODULES = ("bench", "callbacks", "cli", "course", "data", "functional", "geometry", "layers",
+            "losses", "model", "optimizers", "signs", "zoo")
+_HOME = {name: module for module, names in _LATER.items() for name in names}
+
+__all__ = ["__version__", *_operations, *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'pyconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_HOME})
