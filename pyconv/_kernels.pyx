@@ -16,8 +16,10 @@ from libc.string cimport memcpy, memset
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces
 include "kernels/tile.pxi"         # register tiles of the convolution
+include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
+include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # max and average pooling
 include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers

@@ -17,6 +17,7 @@ cdef class ConvPlan:
     cdef Py_ssize_t groups
     cdef Gather to_y, to_dx
     cdef Reduce to_dw
+    cdef WideReduce to_dw_wide
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups):
@@ -54,6 +55,16 @@ cdef class ConvPlan:
         return Gather(self.y, self.x, self.groups, (1, 1), self.stride, phases,
                       (C_group * K, 1, K, K // self.groups))
 
+    cdef plan_dw(self):
+        """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""
+        KH, KW, C, K = self.w
+        if self.groups == 1 and K <= WIDE_CHANNELS and KH * KW * C * K <= 2048 and self.y[2] >= 8:
+            self.to_dw_wide = WideReduce(self.x, self.y, self.w[:2], self.stride, self.dilation,
+                                         self.before)
+        else:
+            self.to_dw = Reduce(self.x, self.y, self.groups, self.w[:2], self.stride, self.dilation,
+                                self.before)
+
     def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, b,
                 bint relu, real[:, :, :, ::1] y, int num_threads):
         """y = x * w + b, then ReLU if `relu`; `b` is None or of shape (C_out,)."""
@@ -82,9 +93,15 @@ cdef class ConvPlan:
         """dw and db from x and dy; either may be None. N is at least 1."""
         cdef real[:, :, :, ::1] filters = dw
         cdef real[::1] biases = db
+        cdef real* to_w = NULL
+        cdef real* to_b = NULL
+        if filters is not None:
+            to_w = &filters[0, 0, 0, 0]
+        if biases is not None:
+            to_b = &biases[0]
+        if self.to_dw is None and self.to_dw_wide is None:
+            self.plan_dw()
         if self.to_dw is None:
-            self.to_dw = Reduce(self.x, self.y, self.groups, self.w[:2], self.stride,
-                                self.dilation, self.before)
-        self.to_dw.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0],
-                       NULL if filters is None else &filters[0, 0, 0, 0],
-                       NULL if biases is None else &biases[0], num_threads)
+            self.to_dw_wide.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads)
+        else:
+            self.to_dw.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads)

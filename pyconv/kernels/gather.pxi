@@ -80,7 +80,8 @@ cdef class Gather:
     cdef Py_ssize_t band, bands, chunk, chunks, items, rows, columns
     cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
-    cdef bint in_place
+    cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
+    cdef bint in_place, wide
     cdef Phase* phases
     cdef Py_ssize_t* tap_h
     cdef Py_ssize_t* tap_w
@@ -130,21 +131,24 @@ cdef class Gather:
     cdef cut(self):
         """Choose channel blocks, and the work items: by shape alone, so that sums never move."""
         cdef Py_ssize_t p, t, work = 0
-        self.block = 2 * VL if self.K_group > VL else VL
-        self.blocks_group = (self.K_group + self.block - 1) // self.block
-        self.blocks = self.groups * self.blocks_group
         taps = [(self.tap_h[t], self.tap_w[t]) for t in range(self.tap_count)] or [(0, 0)]
         self.top, self.left = min(h for h, _ in taps), min(w for _, w in taps)
         self.span_h = max(h for h, _ in taps) - self.top + 1
         self.span_w = max(w for _, w in taps) - self.left + 1
         self.rows = max(self.phases[p].rows for p in range(self.phase_count))
         self.columns = max(self.phases[p].columns for p in range(self.phase_count))
+        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
+        self.wide = 2 * self.K_group <= VL and 2 * self.columns >= VL
+        self.block = self.K_group if self.wide else 2 * VL if self.K_group > VL else VL
+        self.blocks_group = (self.K_group + self.block - 1) // self.block
+        self.blocks = self.groups * self.blocks_group
         for p in range(self.phase_count):
             work += self.phases[p].rows * self.phases[p].columns * self.phases[p].taps
         self.work = self.N * work * self.C_group * self.TC
         bottom = (self.rows - 1) * self.step_h + self.top + self.span_h
         right = (self.columns - 1) * self.step_w + self.left + self.span_w
-        self.in_place = self.top >= 0 and self.left >= 0 and bottom <= self.H and right <= self.W
+        self.in_place = (not self.wide and self.top >= 0 and self.left >= 0
+                         and bottom <= self.H and right <= self.W)
         self.band, self.chunks = max(1, self.rows), 1
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
@@ -164,7 +168,9 @@ cdef class Gather:
         else:
             groups = min(self.groups, (self.chunk - 2) // self.blocks_group + 2)
             self.pixel = groups * self.C_group
-            self.line = width * self.pixel
+            # The last vectors of a row reach past its end.
+            self.plane = (self.span_w - 1) // self.step_w + (self.columns + 4 * VL) // VL * VL
+            self.line = self.pixel * (self.step_w * self.plane if self.wide else width)
             self.area = (self.band_rows() * self.line + 15) // 16 * 16
 
     cdef Py_ssize_t band_rows(self):
@@ -176,7 +182,7 @@ cdef class Gather:
 
     cdef find_runs(self):
         """Taps that are neighbours in a row and in memory are one run: fewer, longer inner loops."""
-        cdef Py_ssize_t p, t, first, run = 0
+        cdef Py_ssize_t p, t, first, column, run = 0
         cdef bint joined
         cdef Phase* phase
         for p in range(self.phase_count):
@@ -189,13 +195,15 @@ cdef class Gather:
                 self.follows(t) == bool((t - first) % length)
                 for t in range(first + 1, first + phase.taps)
             ) and phase.taps % length == 0
-            if not joined:
+            if not joined or self.wide:
                 length = 1
             phase.first_run, phase.runs = run, phase.taps // length
             phase.run_length = length * self.C_group
             for t in range(first, first + phase.taps, length):
-                self.run_offset[run] = (
-                    (self.tap_h[t] - self.top) * self.line + (self.tap_w[t] - self.left) * self.pixel
+                column = self.tap_w[t] - self.left
+                self.run_offset[run] = (self.tap_h[t] - self.top) * self.line + (
+                    column % self.step_w * self.plane + column // self.step_w if self.wide
+                    else column * self.pixel
                 )
                 run += 1
 
@@ -207,7 +215,7 @@ cdef class Gather:
         cdef Py_ssize_t group = block // self.blocks_group
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
-        cdef Py_ssize_t width = (lanes + VL - 1) // VL * VL
+        cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
         cdef Py_ssize_t t, c, j
         cdef const real* p
         packed += block * self.tap_count * self.C_group * self.block
@@ -232,20 +240,24 @@ cdef class Gather:
         cdef Py_ssize_t rows = min(self.band, self.rows - q0)
         cdef Py_ssize_t row = q0 * self.step_h + self.top
         cdef Py_ssize_t groups = (block1 - 1) // self.blocks_group + 1 - group0
-        cdef Py_ssize_t block, p
+        cdef Py_ssize_t block, channel, p
         cdef const real* band = scratch
         x += n * self.H * self.W * self.C
         y += n * self.TH * self.TW * self.TC
         if self.in_place:
             band = x + row * self.line + self.left * self.pixel + group0 * self.C_group
+        elif self.wide:
+            planar_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch, self.plane,
+                        self.step_w, row, self.left, (rows - 1) * self.step_h + self.span_h,
+                        groups * self.C_group)
         else:
             pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
                      self.line // self.pixel, self.pixel, row, self.left,
                      (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
         for block in range(block0, block1):
             for p in range(self.phase_count):
-                self.run_phase(band + (block // self.blocks_group - group0) * self.C_group,
-                               packed, b, relu, y, &self.phases[p], block, q0, rows)
+                channel = (block // self.blocks_group - group0) * self.C_group
+                self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1), packed, b, relu, y, &self.phases[p], block, q0, rows)
 
     cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
                         real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
@@ -256,12 +268,22 @@ cdef class Gather:
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
         cdef Py_ssize_t q, column, count, columns
         cdef real* to
-        packed += (block * self.tap_count * self.block + phase.first_tap * nv * VL) * self.C_group
+        cdef Py_ssize_t width = lanes if self.wide else nv * VL
+        packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
         b += block * self.block
         for q in range(q0, min(q0 + rows, phase.rows)):
             to = y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.TC
             to += group * self.K_group + k
             column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
+            while column < columns and self.wide:
+                nv = wide_vectors(lanes, columns - column)
+                count = min(nv * VL, columns - column)
+                wide_tile_of(
+                    lanes, nv, band + (q - q0) * self.step_h * self.line + column,
+                    self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
+                    self.C_group, packed, b, relu,
+                    to + column * self.stride_w * self.TC, self.stride_w * self.TC, count)
+                column += count
             while column < columns:
                 count = even_part(columns - column, tile_rows(nv))
                 pixel_tile_of(

@@ -35,8 +35,9 @@ cdef inline inlined pixel_tile(
                 for v in range(nv):
                     acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
     if relu:
-        for i in range(rows * nv):
-            acc[i] = vec_relu(acc[i])
+        for i in range(rows):
+            for v in range(nv):
+                acc[i * nv + v] = vec_relu(acc[i * nv + v])
     if lanes == nv * VL:
         for i in range(rows):
             for v in range(nv):

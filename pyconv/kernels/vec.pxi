@@ -16,6 +16,7 @@ cdef extern from *:
     #define VEC_BYTES 16
     #define TILE_2 6
     #endif
+    #define LANE_VECTORS ((Py_ssize_t) (16 * sizeof(real) / VEC_BYTES))  /* see wide_reduce.pxi */
     typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
     #define VL ((Py_ssize_t) (VEC_BYTES / sizeof(real)))
     /* Integers as wide as `real`: what comparing two `vec` gives, and what counts positions. */
@@ -38,6 +39,29 @@ cdef extern from *:
         return (a & mask) | (b & ~mask);
     }
     static inline __attribute__((always_inline)) ivec ivec_set(whole a) { return a - (ivec) {0}; }
+    /* Lanes from `count` on become zero. */
+    static inline __attribute__((always_inline)) vec first_lanes(vec a, Py_ssize_t count) {
+        ivec lane;
+        for (int l = 0; l < VL; l++) lane[l] = l;
+        return (vec) ((ivec) a & (ivec) (lane < (whole) count));
+    }
+    /* Rows and columns of VL vectors change places: blocks of 1, 2, 4, ... lanes across the diagonal. */
+    static inline __attribute__((always_inline)) void transpose(vec* rows) {
+        ivec lane, low, high;
+        for (int l = 0; l < VL; l++) lane[l] = l;
+        _Pragma("GCC unroll 4")
+        for (int s = 1; s < VL; s *= 2) {
+            low = ivec_where((ivec) ((lane & s) == 0), lane, lane - s + VL);
+            high = ivec_where((ivec) ((lane & s) == 0), lane + s, lane + VL);
+            _Pragma("GCC unroll 16")
+            for (int i = 0; i < VL; i++) {
+                if (i & s) continue;
+                vec a = rows[i], b = rows[i + s];
+                rows[i] = __builtin_shuffle(a, b, low);
+                rows[i + s] = __builtin_shuffle(a, b, high);
+            }
+        }
+    }
     /* Whether `v` beats the maximum `m` of what came before: greater, or the first NaN. */
     static inline __attribute__((always_inline)) ivec beats(vec v, vec m) {
         return ~(ivec) (v <= m) & (ivec) (m == m);
@@ -53,12 +77,15 @@ cdef extern from *:
     ctypedef int ivec
     const Py_ssize_t VL
     const Py_ssize_t TILE_2
+    const Py_ssize_t LANE_VECTORS
     real square_root(real a) noexcept nogil
     vec vec_set(real a) noexcept nogil
     vec vec_relu(vec a) noexcept nogil
     vec vec_where(ivec mask, vec a, vec b) noexcept nogil
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
     ivec ivec_set(whole a) noexcept nogil
+    void transpose(vec* rows) noexcept nogil
+    vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.

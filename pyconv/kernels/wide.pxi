@@ -1,0 +1,164 @@
+# Wide tiles: vectors along the pixels of a row, for few output channels.
+#
+# With 8 output channels or fewer, vectors along the channels would be mostly empty. Here the input is
+# turned into planes first (one row of numbers a channel), a vector holds neighbouring pixels, and the
+# weights are the scalars. Each output is still the same sum in the same order, so the bits are those
+# of the other tiles.
+
+cdef void planar_rows(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
+    real* band, Py_ssize_t plane, Py_ssize_t step,
+    Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t channels,
+) noexcept nogil:
+    """Copy input rows from (row, column) on into planes, with zeros outside the image.
+
+    Pixel column + i of channel c lands at band[row, c, i % step, i // step]; the last axis has
+    `plane` numbers.
+    """
+    cdef Py_ssize_t h, c, w
+    cdef Py_ssize_t line = channels * step * plane
+    cdef Py_ssize_t first = max(0, column)
+    cdef Py_ssize_t last = min(W, column + step * plane)
+    for h in range(row, row + rows):
+        if h < 0 or h >= H or first >= last:
+            memset(band, 0, line * sizeof(real))
+        else:
+            for c in range(channels * step):
+                # The image covers a middle piece of each plane; the rest is padding.
+                w = max(0, (first - column - c % step + step - 1) // step)
+                memset(band + c * plane, 0, w * sizeof(real))
+                w = max(w, (last - column - c % step + step - 1) // step)
+                memset(band + c * plane + w, 0, (plane - w) * sizeof(real))
+            if step == 1:
+                split_row(x + (h * W + first) * C, C, last - first, channels,
+                          band + first - column, plane)
+            else:
+                for w in range(first, last):
+                    for c in range(channels):
+                        band[(c * step + (w - column) % step) * plane + (w - column) // step] = (
+                            x[(h * W + w) * C + c])
+        band += line
+
+
+cdef void split_row(const real* x, Py_ssize_t C, Py_ssize_t pixels, Py_ssize_t channels,
+                    real* planes, Py_ssize_t plane) noexcept nogil:
+    """planes[c, p] = x[p, c]: whole squares of VL x VL in registers, the rest one by one."""
+    cdef vec[16] square
+    cdef Py_ssize_t p = 0, c = 0, i
+    while p + VL <= pixels:
+        c = 0
+        while c + VL <= channels:
+            for i in range(VL):
+                square[i] = (<const vec*> (x + (p + i) * C + c))[0]
+            transpose(square)
+            for i in range(VL):
+                (<vec*> (planes + (c + i) * plane + p))[0] = square[i]
+            c += VL
+        while c < channels:
+            for i in range(VL):
+                planes[c * plane + p + i] = x[(p + i) * C + c]
+            c += 1
+        p += VL
+    while p < pixels:
+        for c in range(channels):
+            planes[c * plane + p] = x[p * C + c]
+        p += 1
+
+
+cdef inline inlined wide_tile(
+    const Py_ssize_t K, const Py_ssize_t nv,
+    const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t pixels,
+) noexcept nogil:
+    """y[p, k] = b[k] + sum over taps t, channels c of x[c * plane + offset[t] + p] * w[t, c, k]."""
+    cdef vec[24] acc
+    cdef vec[4] xv
+    cdef vec a
+    cdef Py_ssize_t k, v, t, c, p
+    cdef const real* source
+    cdef real[384] sums  # 24 vectors, for reading single lanes
+    pixels = min(pixels, nv * VL)  # as it is; so the compiler knows
+    for k in range(K):
+        for v in range(nv):
+            acc[k * nv + v] = vec_set(b[k])
+    for t in range(taps):
+        source = x + offset[t]
+        for c in range(C):
+            for v in range(nv):
+                xv[v] = (<const vec*> (source + v * VL))[0]
+            for k in range(K):
+                a = vec_set(w[k])
+                for v in range(nv):
+                    acc[k * nv + v] = acc[k * nv + v] + xv[v] * a
+            w = w + K
+            source = source + plane
+    for k in range(K):
+        for v in range(nv):
+            if relu:
+                acc[k * nv + v] = vec_relu(acc[k * nv + v])
+            (<vec*> (sums + (k * nv + v) * VL))[0] = acc[k * nv + v]
+    for p in range(pixels):
+        for k in range(K):
+            y[p * y_step + k] = sums[k * nv * VL + p]
+
+
+cdef void wide_tile_of(
+    Py_ssize_t K, Py_ssize_t nv,
+    const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t pixels,
+) noexcept nogil:
+    """`wide_tile` of 1 to 8 channels and 1, 2 or 4 vectors."""
+    if nv == 4:
+        if K == 6:
+            wide_tile(6, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 5:
+            wide_tile(5, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 4:
+            wide_tile(4, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 3:
+            wide_tile(3, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 2:
+            wide_tile(2, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        else:
+            wide_tile(1, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+    elif nv == 2:
+        if K == 8:
+            wide_tile(8, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 7:
+            wide_tile(7, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 6:
+            wide_tile(6, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 5:
+            wide_tile(5, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 4:
+            wide_tile(4, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 3:
+            wide_tile(3, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 2:
+            wide_tile(2, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        else:
+            wide_tile(1, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+    else:
+        if K == 8:
+            wide_tile(8, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 7:
+            wide_tile(7, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 6:
+            wide_tile(6, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 5:
+            wide_tile(5, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 4:
+            wide_tile(4, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 3:
+            wide_tile(3, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        elif K == 2:
+            wide_tile(2, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+        else:
+            wide_tile(1, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+
+
+cdef inline Py_ssize_t wide_vectors(Py_ssize_t K, Py_ssize_t pixels) noexcept nogil:
+    """Vectors of the next wide tile: the sums fill the registers, the lanes the row."""
+    if pixels > 2 * VL and 4 * K <= 2 * TILE_2:
+        return 4
+    return 2 if pixels > VL else 1
