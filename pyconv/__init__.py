@@ -3,6 +3,7 @@
 Who calls whom, downwards only::
 
     cli
+    training, plots, images, bench
     course, zoo
     model
     layers, callbacks, optimizers, losses, data
@@ -14,12 +15,22 @@ Operations on arrays are imported here at once. What stands above them is import
 used, so that ``import pyconv`` costs little more than ``import numpy``.
 """
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from . import _wait  # noqa: F401  (before libgomp is loaded)
 from ._version import __version__
-from .functional import *  # noqa: F403
-from .functional import __all__ as _operations
+
+try:
+    from .functional import *  # noqa: F403
+    from .functional import __all__ as _operations
+except ImportError as error:
+    # The command says it in one line, and this is imported before pyconv.cli can catch anything.
+    if Path(sys.argv[0]).stem == "pyconv" or sys.orig_argv[1:3] == ["-m", "pyconv"]:
+        sys.exit(f"pyconv: error: {error}")
+    raise
 
 _LATER = {
     "course": (
@@ -33,8 +44,8 @@ _LATER = {
     "model": ("Sequential", "load_model"),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
 }
-_MODULES = ("bench", "callbacks", "cli", "course", "data", "functional", "geometry", "layers",
-            "losses", "model", "optimizers", "signs", "zoo")
+_MODULES = ("bench", "callbacks", "cli", "course", "data", "functional", "geometry", "images",
+            "layers", "losses", "model", "optimizers", "plots", "signs", "training", "zoo")
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
 __all__ = ["__version__", *_operations, *_HOME]

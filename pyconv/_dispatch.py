@@ -57,7 +57,7 @@ def available_kernels() -> list[str]:
 
 
 def _choose() -> str:
-    wanted = os.environ.get("PYCONV_ISA", "auto")
+    wanted = os.environ.get("PYCONV_ISA") or "auto"
     usable = available_kernels()
     if wanted == "auto":
         return usable[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import _cpu, _dispatch, _threads
 from ._threads import get_num_threads, set_num_threads, threads
 from ._version import __version__
-from .geometry import PoolGeometry, conv_geometry, pool_geometry
+from .geometry import PoolGeometry, conv_geometry, integer, pool_geometry
 
 __all__ = [
     "adam_step", "avg_pool2d", "avg_pool2d_backward", "conv2d", "conv2d_backward", "dense",
@@ -35,7 +35,10 @@ def _array(value: Any, where: str, name: str, like: Array | None = None) -> Arra
     if type(value) is not np.ndarray or value.dtype.char not in "fd" or not (
         (flags := value.flags).c_contiguous and flags.aligned and value.dtype.isnative
     ):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: `{name}` is no array of numbers: {error}") from None
         if array.dtype not in (np.float32, np.float64):
             raise TypeError(
                 f"{where}: `{name}` has dtype {array.dtype} (shape {array.shape}); expected float32 "
@@ -84,10 +87,6 @@ def _memory() -> int | None:
         return None
 
 
-def _prefixed(error: Exception, where: str) -> Exception:
-    return type(error)(f"{where}: {error}")
-
-
 class _Problem:
     """A geometry, and for each kernel module the plans that no call is using."""
 
@@ -113,29 +112,47 @@ class _Problem:
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
-def _cached_conv(*arguments: Any) -> _Problem:
-    return _Problem(conv_geometry(*arguments))
+def _cached_conv(shapes: Any, types: Any, *arguments: Any) -> _Problem:
+    return _Problem(conv_geometry(*shapes, *arguments))
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
-def _cached_pool(*arguments: Any) -> _Problem:
-    return _Problem(pool_geometry(*arguments))
+def _cached_pool(x_shape: Any, types: Any, *arguments: Any) -> _Problem:
+    return _Problem(pool_geometry(x_shape, *arguments))
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+_PLAIN = {int, str, type(None), bool}
 
 
-def _problem(cached: Any, where: str, *arguments: Any) -> _Problem:
+def _frozen(value: Any) -> Any:
+    """A hashable stand-in that differs where a type does: (1, 1) and (1.0, True) are equal."""
+    if isinstance(value, (list, tuple)):
+        return type(value), *map(_frozen, value)
+    return type(value), value
+
+
+def _problem(cached: Any, where: str, x_shape: Any, *arguments: Any) -> _Problem:
+    """The problem of these arguments; errors get the operation's name in front."""
     try:
-        return cached(*arguments)
+        if _PLAIN.issuperset(map(type, arguments)):
+            return cached(x_shape, None, *arguments)
+        try:
+            return _lists_aside(cached, x_shape, arguments)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            return cached.__wrapped__(x_shape, None, *arguments)
     except (TypeError, ValueError, MemoryError) as error:
-        if "unhashable" in str(error):
-            try:
-                return cached(*map(_hashable, arguments))
-            except (TypeError, ValueError, MemoryError) as other:
-                error = other
-        raise _prefixed(error, where) from None
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _lists_aside(cached: Any, x_shape: Any, arguments: tuple[Any, ...]) -> _Problem:
+    tuples = (_as_tuple(value) for value in arguments)
+    return cached(x_shape, tuple(map(_frozen, arguments)), *tuples)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _activation(activation: Any, where: str) -> bool:
@@ -147,7 +164,9 @@ def _activation(activation: Any, where: str) -> bool:
 
 
 def _wanted(need: Any, where: str) -> tuple[bool, bool, bool]:
-    if isinstance(need, str) or not set(need) <= {"x", "w", "b"}:
+    if not isinstance(need, (tuple, list, set, frozenset)) or any(
+        name not in ("x", "w", "b") for name in need
+    ):
         raise ValueError(f'{where}: `need` is {need!r}; expected some of ("x", "w", "b") in a tuple')
     return "x" in need, "w" in need, "b" in need
 
@@ -210,7 +229,7 @@ def conv2d(
     """
     x = _array(x, "conv2d", "x")
     w = _array(w, "conv2d", "w", x)
-    problem = _problem(_cached_conv, "conv2d", x.shape, w.shape, stride, padding, dilation, groups)
+    problem = _problem(_cached_conv, "conv2d", (x.shape, w.shape), stride, padding, dilation, groups)
     shape = problem.geometry.y_shape
     if b is not None:
         b = _of_shape(b, shape[3:], "conv2d", "b", x, f"one number for each of `w`'s {shape[3]} "
@@ -281,18 +300,26 @@ def conv2d_backward(
     dx and dw cost as many operations as the forward pass, each.
     """
     where = "conv2d_backward"
-    want_x, want_w, want_b = _wanted(need, where)
+    wanted = _wanted(need, where)
     x = _array(x, where, "x")
     w = _array(w, where, "w", x)
-    problem = _problem(_cached_conv, where, x.shape, w.shape, stride, padding, dilation, groups)
+    problem = _problem(_cached_conv, where, (x.shape, w.shape), stride, padding, dilation, groups)
     shape = problem.geometry.y_shape
     dy = _of_shape(dy, shape, where, "dy", x, f"the output's for `x` of shape {x.shape} and `w` of "
                    f"shape {w.shape}")
+    return _gradients(where, problem, dy, x, w, wanted, num_threads)
+
+
+def _gradients(
+    where: str, problem: _Problem, dy: Array, x: Array, w: Array, wanted: tuple[bool, bool, bool],
+    num_threads: int | None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    want_x, want_w, want_b = wanted
     count = _threads.resolve(num_threads)
     module = _dispatch.active.modules[x.dtype.char]
     dx = _empty(x.shape, x.dtype, where) if want_x else None
     dw = np.empty(w.shape, x.dtype) if want_w else None
-    db = np.empty(shape[3:], x.dtype) if want_b else None
+    db = np.empty(w.shape[3:], x.dtype) if want_b else None
     if x.shape[0] == 0:
         for gradient in (dw, db):
             if gradient is not None:
@@ -344,6 +371,8 @@ def max_pool2d(
     """
     where = "max_pool2d"
     x = _array(x, where, "x")
+    ceil_mode = _flag(ceil_mode, where, "ceil_mode")
+    return_indices = _flag(return_indices, where, "return_indices")
     problem = _problem(_cached_pool, where, x.shape, window, stride, padding, dilation, ceil_mode)
     geometry = problem.geometry
     if geometry.x_shape[1] * geometry.x_shape[2] >= 2**31:
@@ -425,6 +454,7 @@ def avg_pool2d(
     """
     where = "avg_pool2d"
     x = _array(x, where, "x")
+    ceil_mode = _flag(ceil_mode, where, "ceil_mode")
     problem = _problem(_cached_pool, where, x.shape, window, stride, padding, dilation, ceil_mode)
     geometry = problem.geometry
     include = _flag(count_include_pad, where, "count_include_pad")
@@ -459,6 +489,7 @@ def avg_pool2d_backward(
     """
     where = "avg_pool2d_backward"
     dy = _array(dy, where, "dy")
+    ceil_mode = _flag(ceil_mode, where, "ceil_mode")
     x_shape = _shape4(x_shape, where)
     problem = _problem(_cached_pool, where, x_shape, window, stride, padding, dilation, ceil_mode)
     geometry = problem.geometry
@@ -482,12 +513,13 @@ def _flag(value: Any, where: str, name: str) -> bool:
 
 def _shape4(shape: Any, where: str) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(size) for size in shape)
-    except TypeError:
-        raise TypeError(f"{where}: `x_shape` is {shape!r}; expected (N, H, W, C)") from None
-    if len(sizes) != 4 or min(sizes) < 0:
-        raise ValueError(f"{where}: `x_shape` is {shape!r}; expected (N, H, W, C)")
-    return sizes
+        if len(shape) != 4:
+            raise ValueError("it has the wrong length")
+        return tuple(integer(size, "x_shape", least=0) for size in shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{where}: `x_shape` is {shape!r}; expected (N, H, W, C), 4 integers ({error})"
+        ) from None
 
 
 def _batch_of(dy: Array, x_shape: tuple[int, ...], where: str) -> None:
@@ -556,24 +588,26 @@ def dense_backward(
     dx, dw, db : ndarray or None
     """
     where = "dense_backward"
-    x, w, _ = _dense_problem(x, w, where)
+    x, w, problem = _dense_problem(x, w, where)
     dy = _of_shape(dy, (x.shape[0], w.shape[1]), where, "dy", x, f"the output's for `x` of shape "
                    f"{x.shape} and `w` of shape {w.shape}")
-    dx, dw, db = conv2d_backward(dy[:, None, None], x[:, None, None], w[None, None], need=need,
-                                 num_threads=num_threads)
+    wanted = _wanted(need, where)
+    dx, dw, db = _gradients(where, problem, dy[:, None, None], x[:, None, None], w[None, None],
+                            wanted, num_threads)
     return None if dx is None else dx[:, 0, 0], None if dw is None else dw[0, 0], db
 
 
 def _dense_problem(x: Any, w: Any, where: str) -> tuple[Array, Array, _Problem]:
     x = _array(x, where, "x")
     w = _array(w, where, "w", x)
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in w.shape:
         raise ValueError(
             f"{where}: `x` has shape {x.shape} and `w` {w.shape}; expected (N, C_in) and "
-            "(C_in, C_out). For images use x.reshape(len(x), -1)"
+            "(C_in, C_out), C_in and C_out 1 or more. For images use x.reshape(len(x), -1)"
         )
     N, C_in = x.shape
-    problem = _problem(_cached_conv, where, (N, 1, 1, C_in), (1, 1, *w.shape), 1, "valid", 1, 1)
+    shapes = (N, 1, 1, C_in), (1, 1, *w.shape)
+    problem = _problem(_cached_conv, where, shapes, 1, "valid", 1, 1)
     return x, w, problem
 
 
@@ -702,8 +736,12 @@ def adam_step(
     .. [1] Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980.
     """
     _check_flat("adam_step", param=param, grad=grad, m=m, v=v)
-    if step < 1:
-        raise ValueError(f"adam_step: `step` is {step}; expected 1 or more")
+    try:
+        step = integer(step, "step", least=1)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"adam_step: {error}") from None
+    _check_numbers("adam_step", learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2,
+                   epsilon=epsilon)
     rate = learning_rate * (1 - beta_2**step) ** 0.5 / (1 - beta_1**step)
     _dispatch.active.modules[param.dtype.char].adam(
         param, grad, m, v, rate, beta_1, beta_2, epsilon, _threads.resolve(num_threads))
@@ -730,6 +768,7 @@ def sgd_step(
     elif momentum:
         raise ValueError(f"sgd_step: `momentum` is {momentum}, which needs a `velocity` array")
     _check_flat("sgd_step", **flat)
+    _check_numbers("sgd_step", learning_rate=learning_rate, momentum=momentum)
     _dispatch.active.modules[param.dtype.char].sgd(
         param, grad, velocity, learning_rate, momentum, nesterov, _threads.resolve(num_threads))
 
@@ -745,9 +784,18 @@ def _check_flat(where: str, **arrays: Array) -> None:
                 f"{where}: `{name}` has shape {array.shape} and dtype {array.dtype}; expected one "
                 f"axis and the {first.dtype} of `param` (shape {first.shape})"
             )
-        if not array.flags.c_contiguous or name != "grad" and not array.flags.writeable:
-            raise ValueError(f"{where}: `{name}` of shape {array.shape} is updated in place: it must "
-                             "be contiguous and writeable")
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{where}: `{name}` of shape {array.shape} has strides {array.strides}; "
+                             "expected a contiguous array, such as np.ascontiguousarray makes")
+        if name != "grad" and not array.flags.writeable:
+            raise ValueError(f"{where}: `{name}` of shape {array.shape} is updated in place, but it "
+                             "is read-only; pass a copy")
+
+
+def _check_numbers(where: str, **numbers: Any) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, (str, bytes)) or not hasattr(number, "__float__"):
+            raise TypeError(f"{where}: `{name}` is {number!r}; expected a number")
 
 
 def info() -> dict[str, Any]:

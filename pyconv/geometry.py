@@ -118,12 +118,12 @@ def resolve_pads(padding: Any, size: Pair, kernel: Pair, stride: Pair, dilation:
             small, large = total // 2, total - total // 2
             pads.append((small, large) if padding == "same" else (large, small))
         return pads[0], pads[1]
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and all(
+    if isinstance(padding, (tuple, list)) and any(
         isinstance(side, (tuple, list)) for side in padding
     ):
-        return (
-            pair(tuple(padding[0]), "padding", least=0), pair(tuple(padding[1]), "padding", least=0)
-        )
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) for side in padding):
+            raise ValueError(f"`padding` is {padding!r}; expected ((top, bottom), (left, right))")
+        return pair(padding[0], "padding", least=0), pair(padding[1], "padding", least=0)
     h, w = pair(padding, "padding", least=0)
     return (h, h), (w, w)
 
@@ -242,8 +242,9 @@ def pool_geometry(
                 f"{H + sum(pads[0])}x{W + sum(pads[1])} (`x` of shape {x_shape}, `padding` "
                 f"{padding!r}); the output would be empty. Use a smaller window or more padding"
             )
-        # Only windows that start before the image, and the last one, can miss it.
-        for out in {*range(min(count, -(-before // s))), count - 1}:
+        # Taps closer than the image is wide cannot straddle it: only the outermost windows miss it.
+        edge = range(min(count, -(-before // s))) if d > size else ()
+        for out in {0, *edge, count - 1}:
             start = out * s - before
             first = start if start >= 0 else start + -(-(-start) // d) * d
             if first >= size or first > start + (k - 1) * d:

@@ -32,7 +32,7 @@ cdef class ConvPlan:
             for kh in range(KH) for kw in range(KW)
         ]
         return Gather(self.x, self.y, self.groups, self.stride, (1, 1), [((0, 0), taps)],
-                      (C_group * K, K, 1, K // self.groups))
+                      (C_group * K, K, 1, K // self.groups), False)
 
     cdef Gather plan_dx(self):
         """dx[a + s q] = sum of dy[q + (a + before - k d) / s] * w[k] where s divides that."""
@@ -53,7 +53,7 @@ cdef class ConvPlan:
                 phases.append(((a, b), [(h, w, kh * KW + kw) for h, kh in rows
                                         for w, kw in columns]))
         return Gather(self.y, self.x, self.groups, (1, 1), self.stride, phases,
-                      (C_group * K, 1, K, K // self.groups))
+                      (C_group * K, 1, K, K // self.groups), True)
 
     cdef plan_dw(self):
         """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""

@@ -19,7 +19,8 @@ def relu(const real[::1] x, real[::1] y, int num_threads):
         return
     cdef const real* source = &x[0]
     cdef real* target = &y[0]
-    for item in prange((count + SPAN - 1) // SPAN, num_threads=num_threads, nogil=True):
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
         relu_span(source + item * SPAN, target + item * SPAN, min(SPAN, count - item * SPAN))
 
 
@@ -37,7 +38,8 @@ def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_t
     cdef const real* source = &dy[0]
     cdef const real* output = &y[0]
     cdef real* target = &dx[0]
-    for item in prange((count + SPAN - 1) // SPAN, num_threads=num_threads, nogil=True):
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
         relu_back_span(source + item * SPAN, output + item * SPAN, target + item * SPAN,
                        min(SPAN, count - item * SPAN))
 

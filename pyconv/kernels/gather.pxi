@@ -71,6 +71,9 @@ cdef class Gather:
         Of (first output (h, w), [(tap_h, tap_w, index of the filter's (kh, kw))]).
     filter_step : tuple
         Elements of the filter between (taps, input channels, output channels, groups).
+    clips : bool
+        What lies outside the input takes no part. Otherwise it is zeros: the same, unless a weight
+        is infinite or NaN, since 0 * infinity is NaN.
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, groups, C_group, K_group
     cdef Py_ssize_t step_h, step_w, stride_h, stride_w
@@ -81,7 +84,7 @@ cdef class Gather:
     cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
-    cdef bint in_place, wide
+    cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
     cdef Phase* phases
     cdef Py_ssize_t* tap_h
     cdef Py_ssize_t* tap_w
@@ -91,9 +94,10 @@ cdef class Gather:
     cdef Workspace weights, scratch, bias
     cdef readonly Py_ssize_t work
 
-    def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step):
+    def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step,
+                  bint clips):
         cdef Py_ssize_t p, t = 0
-        self.outputs = PY_SSIZE_T_MAX
+        self.outputs, self.clips = PY_SSIZE_T_MAX, clips
         if all(taps == [(0, 0, 0)] for _, taps in phases) and step == stride == (1, 1):
             self.outputs = target[0] * target[1] * target[2]
             source, target = in_rows(source), in_rows(target)
@@ -218,6 +222,7 @@ cdef class Gather:
         cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
         cdef Py_ssize_t t, c, j
         cdef const real* p
+        cdef real zero = 0
         packed += block * self.tap_count * self.C_group * self.block
         w += group * self.w_group + k * self.w_out
         for t in range(self.tap_count):
@@ -225,9 +230,12 @@ cdef class Gather:
                 p = w + self.tap_index[t] * self.w_tap + c * self.w_in
                 for j in range(lanes):
                     packed[j] = p[j * self.w_out]
+                    zero += packed[j] * 0
                 for j in range(lanes, width):
                     packed[j] = 0
                 packed += width
+        if zero != 0:  # NaN
+            self.spoiled = True
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
@@ -266,7 +274,7 @@ cdef class Gather:
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
-        cdef Py_ssize_t q, column, count, columns
+        cdef Py_ssize_t q, column, columns, count
         cdef real* to
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
         packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
@@ -275,24 +283,50 @@ cdef class Gather:
             to = y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.TC
             to += group * self.K_group + k
             column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
-            while column < columns and self.wide:
-                nv = wide_vectors(lanes, columns - column)
-                count = min(nv * VL, columns - column)
-                wide_tile_of(
-                    lanes, nv, band + (q - q0) * self.step_h * self.line + column,
-                    self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
-                    self.C_group, packed, b, relu,
-                    to + column * self.stride_w * self.TC, self.stride_w * self.TC, count)
-                column += count
             while column < columns:
-                count = even_part(columns - column, tile_rows(nv))
-                pixel_tile_of(
-                    count, nv,
-                    band + (q - q0) * self.step_h * self.line + column * self.step_w * self.pixel,
-                    self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
-                    phase.run_length, packed, b, relu,
-                    to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
+                if self.clips and self.spoiled:
+                    count = 1
+                    self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
+                                   to + column * self.stride_w * self.TC)
+                elif self.wide:
+                    nv = wide_vectors(lanes, columns - column)
+                    count = min(nv * VL, columns - column)
+                    wide_tile_of(
+                        lanes, nv, band + (q - q0) * self.step_h * self.line + column,
+                        self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
+                        self.C_group, packed, b, relu,
+                        to + column * self.stride_w * self.TC, self.stride_w * self.TC, count)
+                else:
+                    count = even_part(columns - column, tile_rows(nv))
+                    pixel_tile_of(
+                        count, nv, band + (q - q0) * self.step_h * self.line
+                        + column * self.step_w * self.pixel,
+                        self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
+                        phase.run_length, packed, b, relu,
+                        to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
                 column += count
+
+    cdef void run_pixel(self, const real* band, const real* packed, const real* b,
+                        const Phase* phase, Py_ssize_t q, Py_ssize_t q0, Py_ssize_t column,
+                        Py_ssize_t nv, Py_ssize_t lanes, real* to) noexcept nogil:
+        """One output, tap by tap, without the taps outside the input. Steps are 1 here (dx)."""
+        cdef real[64] total
+        cdef Py_ssize_t t, h, w, zero = 0
+        cdef Py_ssize_t width = lanes if self.wide else nv * VL
+        memcpy(total, b, width * sizeof(real))
+        band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
+        for t in range(phase.first_tap, phase.first_tap + phase.taps):
+            h, w = q + self.tap_h[t], column + self.tap_w[t]
+            if 0 <= h < self.H and 0 <= w < self.W:
+                h, w = self.tap_h[t] - self.top, self.tap_w[t] - self.left
+                if self.wide:
+                    wide_tile_of(lanes, 1, band + h * self.line + w, self.plane, &zero, 1,
+                                 self.C_group, packed, total, False, total, lanes, 1)
+                else:
+                    pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
+                                  self.C_group, packed, total, False, total, 0, width)
+            packed += self.C_group * width
+        memcpy(to, total, lanes * sizeof(real))
 
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
              int num_threads):
@@ -304,6 +338,7 @@ cdef class Gather:
         cdef real* bias = self.bias.take(self.blocks * self.block)
         cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
         with nogil:
+            self.spoiled = False
             self.pack_bias(b, bias)
             for block in prange(self.blocks, schedule="static", num_threads=threads):
                 self.pack_block(w, packed, block)

@@ -81,7 +81,9 @@ cdef class Reduce:
         self.area = (self.area + 15) // 16 * 16
         self.dy_area = self.band * self.OW * self.padded
         # A filter row's taps are one run of dw's rows where they are neighbours in memory.
-        self.run_taps = self.KW if self.dilation_w == 1 and self.pixel == self.C_group else 1
+        self.run_taps = 1
+        if self.dilation_w == 1 and self.pixel == self.chunk == self.C_group:
+            self.run_taps = self.KW
         self.sums = self.groups * self.padded
         self.partial = self.filter_rows * self.sums
 

@@ -1,0 +1,20 @@
+"""How long OpenMP's threads spin before they sleep; set before libgomp reads its environment.
+
+By default libgomp spins for 5 to 10 ms at the end of every parallel region. On a busy machine that
+takes the core from the very thread that is waited for: a training step was seen to take a hundred
+times as long. A tenth of a millisecond bridges the gap between two layers just as well. Whoever sets
+OMP_WAIT_POLICY or GOMP_SPINCOUNT keeps their choice; so does a process that loaded libgomp before.
+"""
+
+import os
+
+_SPINS = "4000"  # about 0.1 ms
+
+if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["GOMP_SPINCOUNT"] = _SPINS
+    try:
+        from . import _cpu  # noqa: F401  (loads libgomp)
+    except ImportError:
+        pass  # `_dispatch` says what is wrong
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]  # child processes choose for themselves
