@@ -1,0 +1,11 @@
+"""Time each layer on one thread and on more: `python benchmarks/threads.py --threads 1,2`.
+
+The same as `pyconv bench threads`; the code is in pyconv/bench.
+"""
+
+import sys
+
+from pyconv.bench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["threads", *sys.argv[1:]]))
