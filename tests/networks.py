@@ -1,0 +1,77 @@
+"""Networks and data that the tests of models share: small, and with a layer of every kind."""
+
+import numpy as np
+
+from pyconv import zoo
+from pyconv.layers import (
+    Activation,
+    AveragePooling2D,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    MaxPooling2D,
+    ReLU,
+    Rescaling,
+    ZeroPadding2D,
+)
+from pyconv.model import Sequential
+
+SHAPE = (8, 8, 2)
+
+
+def small(seed=0, dtype="float32", dropout=0.0, optimizer="adam"):
+    """A compiled network of 3 classes with a layer of most kinds."""
+    layers = [
+        Rescaling(1 / 255, -0.5),
+        Conv2D(4, 3, padding="same", activation="relu"),
+        MaxPooling2D(2),
+        Dropout(dropout),
+        Flatten(),
+        Dense(3),
+    ]
+    model = Sequential(layers, input_shape=SHAPE, seed=seed, dtype=dtype)
+    model.compile(optimizer)
+    return model
+
+
+def bright_corners():
+    """50 images of bytes and their labels, which can be learned: the brighter corner."""
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 3, 50)
+    x = rng.integers(0, 128, (50, *SHAPE), dtype=np.uint8)
+    for image, label in zip(x, y, strict=True):
+        image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 100
+    return x, y
+
+
+NETWORKS = {
+    "signs": lambda: zoo.signs_convnet(3, (16, 16, 3)).layers,
+    "dense": lambda: [Flatten(), Dense(5, "relu"), Dense(4, use_bias=False), ReLU(), Dense(3)],
+    "all-convolutional": lambda: [
+        Conv2D(4, 3, 2, activation="relu"),
+        DepthwiseConv2D(3, padding="same", depth_multiplier=2),
+        Activation("relu"),
+        Conv2D(3, 1),
+        GlobalAveragePooling2D(),
+    ],
+    "mixed": lambda: [
+        Rescaling(2.0, 0.25),
+        ZeroPadding2D(((1, 0), (0, 2))),
+        Conv2D(4, (3, 2), padding="same_lower", dilation_rate=2, use_bias=False),
+        ReLU(),
+        AveragePooling2D(3, 2, "same"),
+        Conv2D(6, 2, groups=2, activation="relu"),
+        MaxPooling2D(2, padding="same"),
+        Flatten(),
+        Dense(3),
+    ],
+}
+
+
+def network(name, dtype="float32"):
+    """A new uncompiled model with the layers of `NETWORKS[name]`."""
+    layers = [type(layer)(**layer.get_config()) for layer in NETWORKS[name]()]
+    return Sequential(layers, input_shape=(16, 16, 3), seed=1, dtype=dtype)

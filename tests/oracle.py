@@ -1,0 +1,255 @@
+"""The operations as plain Python loops, written from the formulas in docs/conventions.md.
+
+What the tests hold pyconv against, so it imports nothing of pyconv. Arrays are containers only:
+every sum is a Python float (IEEE double) and is rounded once, to the dtype of the input. The
+functions take pyconv's own keywords. `test_oracle.py` checks them against examples worked by hand.
+"""
+
+import math
+from itertools import product
+
+import numpy as np
+
+
+def pair(value):
+    """`value` for the height and for the width."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def axis_geometry(size, kernel, stride, dilation, padding, ceil_mode=False):
+    """Output size and the padding before and behind, for one axis.
+
+    `padding` is "valid", "same", "same_lower" or the pair (before, behind).
+    """
+    reach = (kernel - 1) * dilation + 1
+    before, behind = (0, 0) if isinstance(padding, str) else padding
+    if padding in ("same", "same_lower"):
+        out = math.ceil(size / stride)
+        total = max((out - 1) * stride + reach - size, 0)
+        before, behind = total // 2, total - total // 2
+        if padding == "same_lower":
+            before, behind = behind, before
+    steps = (size + before + behind - reach) / stride
+    out = (math.ceil(steps) if ceil_mode else math.floor(steps)) + 1
+    while ceil_mode and (out - 1) * stride - before >= size:
+        out -= 1
+    return out, before, behind
+
+
+def geometry(x_shape, window, stride, padding, dilation, ceil_mode=False):
+    """`axis_geometry` of the height and of the width of an NHWC shape."""
+    if isinstance(padding, str):
+        padding = (padding, padding)
+    elif isinstance(padding, int) or isinstance(padding[0], int):
+        padding = tuple((p, p) for p in pair(padding))
+    return tuple(
+        axis_geometry(*axis, ceil_mode)
+        for axis in zip(
+            x_shape[1:3], pair(window), pair(stride), pair(dilation), padding, strict=True
+        )
+    )
+
+
+# ------------------------------------------------------------------------------ convolution
+
+
+def zero_pad(x, window, stride=1, padding="valid", dilation=1):
+    """x with its zeros around it, and where the image lies in it."""
+    (_, top, bottom), (_, left, right) = geometry(x.shape, window, stride, padding, dilation)
+    image = (slice(None), slice(top, top + x.shape[1]), slice(left, left + x.shape[2]))
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))), image
+
+
+def products(xp_shape, w_shape, stride=1, dilation=1, groups=1):
+    """Every product of a convolution, as its three indices: (in padded x, in w, in y).
+
+    The convolution is bilinear, so this one list defines it and both of its gradients.
+    """
+    KH, KW, C_group, C_out = w_shape
+    (OH, _, _), (OW, _, _) = geometry(xp_shape, (KH, KW), stride, "valid", dilation)
+    (sh, sw), (dh, dw) = pair(stride), pair(dilation)
+    for n, oy, ox, o in np.ndindex(xp_shape[0], OH, OW, C_out):
+        group = o // (C_out // groups)
+        for ky, kx, i in product(range(KH), range(KW), range(C_group)):
+            pixel = (oy * sh + ky * dh, ox * sw + kx * dw)
+            yield (n, *pixel, group * C_group + i), (ky, kx, i, o), (n, oy, ox, o)
+
+
+def conv2d(
+    x, w, b=None, *, stride=1, padding="valid", dilation=1, groups=1, activation=None
+):
+    """y[n, oy, ox, o] = b[o] + the sum of x * w over the taps of the window."""
+    xp, _ = zero_pad(x, w.shape[:2], stride, padding, dilation)
+    (OH, _, _), (OW, _, _) = geometry(x.shape, w.shape[:2], stride, padding, dilation)
+    y = np.zeros((x.shape[0], OH, OW, w.shape[3]))
+    for in_x, in_w, in_y in products(xp.shape, w.shape, stride, dilation, groups):
+        y[in_y] = y.item(in_y) + xp.item(in_x) * w.item(in_w)
+    for index in np.ndindex(y.shape if b is not None else 0):
+        y[index] = y.item(index) + b.item(index[3])
+    y = y.astype(x.dtype)
+    return relu(y) if activation == "relu" else y
+
+
+def conv2d_backward(dy, x, w, *, stride=1, padding="valid", dilation=1, groups=1):
+    """(dx, dw, db): the sums of dy * w, of dy * x and of dy that belong to each element."""
+    xp, image = zero_pad(x, w.shape[:2], stride, padding, dilation)
+    dxp, dw, db = np.zeros(xp.shape), np.zeros(w.shape), np.zeros(w.shape[3])
+    for in_x, in_w, in_y in products(xp.shape, w.shape, stride, dilation, groups):
+        dxp[in_x] = dxp.item(in_x) + dy.item(in_y) * w.item(in_w)
+        dw[in_w] = dw.item(in_w) + dy.item(in_y) * xp.item(in_x)
+    for index in np.ndindex(dy.shape):
+        db[index[3]] = db.item(index[3]) + dy.item(index)
+    return tuple(gradient.astype(x.dtype) for gradient in (dxp[image], dw, db))
+
+
+# ---------------------------------------------------------------------------------- pooling
+
+
+def pool_windows(x_shape, window, stride=None, padding="valid", dilation=1, ceil_mode=False):
+    """Of each window: its index (oy, ox), its pixels (iy, ix), and its taps in image or padding."""
+    stride = window if stride is None else stride
+    (_, H, W, _), (KH, KW) = x_shape, pair(window)
+    (OH, top, bottom), (OW, left, right) = geometry(
+        x_shape, window, stride, padding, dilation, ceil_mode
+    )
+    (sh, sw), (dh, dw) = pair(stride), pair(dilation)
+    for oy, ox in np.ndindex(OH, OW):
+        taps = [
+            (oy * sh + ky * dh - top, ox * sw + kx * dw - left)
+            for ky, kx in product(range(KH), range(KW))
+        ]
+        pixels = [(iy, ix) for iy, ix in taps if 0 <= iy < H and 0 <= ix < W]
+        yield (oy, ox), pixels, sum(iy < H + bottom and ix < W + right for iy, ix in taps)
+
+
+def pool_shape(x_shape, window, stride=None, padding="valid", dilation=1, ceil_mode=False):
+    """(N, OH, OW, C)."""
+    stride = window if stride is None else stride
+    (OH, _, _), (OW, _, _) = geometry(x_shape, window, stride, padding, dilation, ceil_mode)
+    return (x_shape[0], OH, OW, x_shape[3])
+
+
+def max_pool2d(x, window, **options):
+    """(y, indices): the maximum of each window and h * W + w of the pixel that holds it.
+
+    The first NaN wins, else the first maximum, in row-major order.
+    """
+    y = np.zeros(pool_shape(x.shape, window, **options), x.dtype)
+    indices = np.zeros(y.shape, np.int32)
+    for (oy, ox), pixels, _ in pool_windows(x.shape, window, **options):
+        for n, c in np.ndindex(x.shape[0], x.shape[3]):
+            winner = pixels[0]
+            for pixel in pixels[1:]:
+                best, value = x.item(n, *winner, c), x.item(n, *pixel, c)
+                if value > best or (math.isnan(value) and not math.isnan(best)):
+                    winner = pixel
+            y[n, oy, ox, c] = x[n, *winner, c]
+            indices[n, oy, ox, c] = winner[0] * x.shape[2] + winner[1]
+    return y, indices
+
+
+def max_pool2d_backward(dy, indices, x_shape):
+    """dx: every dy goes to the pixel that won its window."""
+    dx = np.zeros(x_shape)
+    for n, oy, ox, c in np.ndindex(dy.shape):
+        iy, ix = divmod(indices.item(n, oy, ox, c), x_shape[2])
+        dx[n, iy, ix, c] = dx.item(n, iy, ix, c) + dy.item(n, oy, ox, c)
+    return dx.astype(dy.dtype)
+
+
+def avg_pool2d(x, window, *, count_include_pad=False, **options):
+    """The sum of each window over its number of pixels (or of taps in image and padding)."""
+    y = np.zeros(pool_shape(x.shape, window, **options))
+    for (oy, ox), pixels, padded in pool_windows(x.shape, window, **options):
+        for n, c in np.ndindex(x.shape[0], x.shape[3]):
+            total = sum(x.item(n, iy, ix, c) for iy, ix in pixels)
+            y[n, oy, ox, c] = total / (padded if count_include_pad else len(pixels))
+    return y.astype(x.dtype)
+
+
+def avg_pool2d_backward(dy, x_shape, window, *, count_include_pad=False, **options):
+    """dx: every dy is shared out evenly among the pixels of its window."""
+    dx = np.zeros(x_shape)
+    for (oy, ox), pixels, padded in pool_windows(x_shape, window, **options):
+        for (n, c), (iy, ix) in product(np.ndindex(x_shape[0], x_shape[3]), pixels):
+            share = dy.item(n, oy, ox, c) / (padded if count_include_pad else len(pixels))
+            dx[n, iy, ix, c] = dx.item(n, iy, ix, c) + share
+    return dx.astype(dy.dtype)
+
+
+# -------------------------------------------------------------- dense layers, losses, updates
+
+
+def dense(x, w, b=None, *, activation=None):
+    """y[n, o] = b[o] + the sum of x[n, i] * w[i, o]."""
+    y = np.zeros((x.shape[0], w.shape[1]))
+    for n, o in np.ndindex(y.shape):
+        total = sum(x.item(n, i) * w.item(i, o) for i in range(x.shape[1]))
+        y[n, o] = total if b is None else total + b.item(o)
+    y = y.astype(x.dtype)
+    return relu(y) if activation == "relu" else y
+
+
+def dense_backward(dy, x, w):
+    """(dx, dw, db) of `dense`."""
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(w.shape[1])
+    for n, o in np.ndindex(dy.shape):
+        db[o] = db.item(o) + dy.item(n, o)
+        for i in range(x.shape[1]):
+            dx[n, i] = dx.item(n, i) + dy.item(n, o) * w.item(i, o)
+            dw[i, o] = dw.item(i, o) + dy.item(n, o) * x.item(n, i)
+    return dx.astype(x.dtype), dw.astype(x.dtype), db.astype(x.dtype)
+
+
+def relu(x):
+    """The larger of x and 0; a NaN stays."""
+    y = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        y[index] = 0.0 if x.item(index) < 0 else x.item(index)
+    return y
+
+
+def softmax(logits):
+    """exp(z - max z) over its sum, row by row."""
+    y = np.zeros(logits.shape)
+    for n in range(logits.shape[0]):
+        row = logits[n].tolist()
+        powers = [math.exp(z - max(row)) for z in row]
+        y[n] = [power / math.fsum(powers) for power in powers]
+    return y.astype(logits.dtype)
+
+
+def softmax_cross_entropy(logits, labels):
+    """(loss, dlogits): the mean of log(sum(exp(z))) - z[label], and (softmax - one-hot) / N."""
+    N, _ = logits.shape
+    loss, dlogits = 0.0, np.zeros(logits.shape)
+    for n in range(N):
+        row = logits[n].tolist()
+        powers = [math.exp(z - max(row)) for z in row]
+        loss += (max(row) + math.log(math.fsum(powers)) - row[labels[n]]) / N
+        for k, power in enumerate(powers):
+            dlogits[n, k] = (power / math.fsum(powers) - (k == labels[n])) / N
+    return loss, dlogits.astype(logits.dtype)
+
+
+def adam_step(
+    param, grad, m, v, *, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7
+):
+    """(param, m, v) after one step of Adam, epsilon outside the corrected root (TensorFlow 1)."""
+    rate = learning_rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    param, m, v = param.astype(float), m.astype(float), v.astype(float)
+    for i, g in enumerate(grad.tolist()):
+        m[i] = beta_1 * m.item(i) + (1 - beta_1) * g
+        v[i] = beta_2 * v.item(i) + (1 - beta_2) * g * g
+        param[i] = param.item(i) - rate * m.item(i) / (math.sqrt(v.item(i)) + epsilon)
+    return tuple(array.astype(grad.dtype) for array in (param, m, v))
+
+
+def sgd_step(param, grad, velocity, *, learning_rate, momentum=0.0, nesterov=False):
+    """(param, velocity) after one step of gradient descent (Keras's formula)."""
+    param, velocity = param.astype(float), velocity.astype(float)
+    for i, g in enumerate(grad.tolist()):
+        velocity[i] = momentum * velocity.item(i) - learning_rate * g
+        move = momentum * velocity.item(i) - learning_rate * g if nesterov else velocity.item(i)
+        param[i] = param.item(i) + move
+    return param.astype(grad.dtype), velocity.astype(grad.dtype)
