@@ -8,11 +8,6 @@ The same bits for any number of threads: work items depend on shapes alone, each
 owner, and sums over the batch are partial sums over a fixed partition, added in a fixed order.
 """
 
-from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
-
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces
 include "kernels/tile.pxi"         # register tiles of the convolution
@@ -22,5 +17,6 @@ include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # max and average pooling
+include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
 include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from . import _cpu, _dispatch, _threads
 from ._threads import get_num_threads, set_num_threads, threads
 from ._version import __version__
-from .geometry import PoolGeometry, conv_geometry, integer, pool_geometry
+from .geometry import conv_geometry, integer, pool_geometry
 
 __all__ = [
-    "adam_step", "avg_pool2d", "avg_pool2d_backward", "conv2d", "conv2d_backward", "dense",
-    "dense_backward", "get_num_threads", "info", "max_pool2d", "max_pool2d_backward", "relu",
+    "adam_step", "avg_pool2d", "avg_pool2d_backward", "conv2d", "conv2d_backward",
+    "conv2d_max_pool2d", "conv2d_max_pool2d_backward", "dense", "dense_backward", "get_num_threads", "info", "max_pool2d", "max_pool2d_backward", "relu",
     "relu_backward", "set_num_threads", "sgd_step", "softmax", "softmax_cross_entropy", "threads",
 ]
 
@@ -88,7 +88,7 @@ def _memory() -> int | None:
 
 
 class _Problem:
-    """A geometry, and for each kernel module the plans that no call is using."""
+    """Geometries, and for each kernel module the plans that no call is using."""
 
     __slots__ = ("free", "geometry")
 
@@ -102,18 +102,48 @@ class _Problem:
             return self.free[module].pop()
         except (KeyError, IndexError):
             self.free.setdefault(module, [])
-            geometry = self.geometry
-            if isinstance(geometry, PoolGeometry):
-                return module.Workspace()
-            return module.ConvPlan(
-                geometry.x_shape, geometry.w_shape, geometry.y_shape, geometry.stride,
-                geometry.dilation, (geometry.pads[0][0], geometry.pads[1][0]), geometry.groups,
-            )
+            return self.new_plan(module)
+
+    def new_plan(self, module: ModuleType) -> Any:
+        return module.Workspace()
+
+
+class _ConvProblem(_Problem):
+    __slots__ = ()
+
+    def new_plan(self, module: ModuleType) -> Any:
+        g = self.geometry
+        return module.ConvPlan(g.x_shape, g.w_shape, g.y_shape, g.stride, g.dilation,
+                               (g.pad_top, g.pad_left), g.groups)
+
+
+class _ConvPoolProblem(_Problem):
+    __slots__ = ("pool",)
+
+    def __init__(self, geometry: Any, pool: Any) -> None:
+        super().__init__(geometry)
+        self.pool = pool
+
+    def new_plan(self, module: ModuleType) -> Any:
+        g, pool = self.geometry, self.pool
+        return module.ConvPoolPlan(
+            g.x_shape, g.w_shape, g.y_shape, pool.y_shape, g.stride, g.dilation,
+            (g.pad_top, g.pad_left), g.groups, pool.window, pool.stride, pool.pads)
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
 def _cached_conv(shapes: Any, types: Any, *arguments: Any) -> _Problem:
-    return _Problem(conv_geometry(*shapes, *arguments))
+    return _ConvProblem(conv_geometry(*shapes, *arguments))
+
+
+@lru_cache(maxsize=_PLANS, typed=True)
+def _cached_conv_pool(
+    shapes: Any, types: Any, stride: Any, padding: Any, dilation: Any, groups: Any, window: Any,
+    pool_stride: Any, pool_padding: Any,
+) -> _Problem:
+    geometry = conv_geometry(*shapes, stride, padding, dilation, groups)
+    return _ConvPoolProblem(geometry,
+                            pool_geometry(geometry.y_shape, window, pool_stride, pool_padding))
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
@@ -314,9 +344,19 @@ def _gradients(
     where: str, problem: _Problem, dy: Array, x: Array, w: Array, wanted: tuple[bool, bool, bool],
     num_threads: int | None,
 ) -> tuple[Array | None, Array | None, Array | None]:
-    want_x, want_w, want_b = wanted
     count = _threads.resolve(num_threads)
     module = _dispatch.active.modules[x.dtype.char]
+    plan = problem.borrow(module)
+    gradients = _run_gradients(plan, where, dy, x, w, wanted, count)
+    problem.free[module].append(plan)
+    return gradients
+
+
+def _run_gradients(
+    plan: Any, where: str, dy: Array, x: Array, w: Array, wanted: tuple[bool, bool, bool],
+    count: int,
+) -> tuple[Array | None, Array | None, Array | None]:
+    want_x, want_w, want_b = wanted
     dx = _empty(x.shape, x.dtype, where) if want_x else None
     dw = np.empty(w.shape, x.dtype) if want_w else None
     db = np.empty(w.shape[3:], x.dtype) if want_b else None
@@ -325,13 +365,112 @@ def _gradients(
             if gradient is not None:
                 gradient[...] = 0
         return dx, dw, db
-    plan = problem.borrow(module)
     if want_x:
         plan.backward_input(dy, w, dx, count)
     if want_w or want_b:
         plan.backward_filter(x, dy, dw, db, count)
-    problem.free[module].append(plan)
     return dx, dw, db
+
+
+def conv2d_max_pool2d(
+    x: Array, w: Array, b: Array | None, window: Any, *, stride: Any = 1, padding: Any = "valid",
+    dilation: Any = 1, groups: int = 1, activation: str | None = None, pool_stride: Any = None,
+    pool_padding: Any = "valid", num_threads: int | None = None,
+) -> tuple[Array, NDArray[np.int32]]:
+    """`conv2d`, then `max_pool2d`, as one: the convolution's output is never written to memory.
+
+    Parameters
+    ----------
+    x, w, b, stride, padding, dilation, groups, activation, num_threads
+        As in `conv2d`.
+    window, pool_stride, pool_padding
+        As `window`, `stride` and `padding` in `max_pool2d`.
+
+    Returns
+    -------
+    y : ndarray of shape (N, PH, PW, C_out)
+        Equal to ``max_pool2d(conv2d(...), window, ...)``.
+    indices : ndarray of int32, shape of y
+        oh * OW + ow of each winner in the convolution's output; -1 where ReLU cut it off.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments do not fit together.
+    """
+    where = "conv2d_max_pool2d"
+    x = _array(x, where, "x")
+    w = _array(w, where, "w", x)
+    problem = _problem(_cached_conv_pool, where, (x.shape, w.shape), stride, padding, dilation,
+                       groups, window, pool_stride, pool_padding)
+    if b is not None:
+        b = _of_shape(b, w.shape[3:], where, "b", x, f"one number for each of `w`'s {w.shape[3]} "
+                      f"output channels (`w` of shape {w.shape})")
+    relu = _activation(activation, where)
+    count = _threads.resolve(num_threads)
+    shape = problem.pool.y_shape  # type: ignore[attr-defined]
+    y, indices = _empty(shape, x.dtype, where), _empty(shape, np.int32, where)
+    module = _dispatch.active.modules[x.dtype.char]
+    plan = problem.borrow(module)
+    plan.forward(x, w, b, relu, y, indices, count)
+    problem.free[module].append(plan)
+    return y, indices
+
+
+def conv2d_max_pool2d_backward(
+    dy: Array, indices: NDArray[np.int32], x: Array, w: Array, window: Any, *, stride: Any = 1,
+    padding: Any = "valid", dilation: Any = 1, groups: int = 1, pool_stride: Any = None,
+    pool_padding: Any = "valid", need: tuple[str, ...] = ("x", "w", "b"),
+    num_threads: int | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv2d_max_pool2d` by its input, its filters and its bias.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (N, PH, PW, C_out)
+    indices : ndarray of int32, shape of `dy`
+        From `conv2d_max_pool2d`.
+    x, w, window, stride, padding, dilation, groups, pool_stride, pool_padding, num_threads
+        As they were given to `conv2d_max_pool2d`.
+    need : tuple of {"x", "w", "b"}, default all
+        A gradient that is not named is returned as None and costs nothing.
+
+    Returns
+    -------
+    dx, dw, db : ndarray or None
+
+    Notes
+    -----
+    Where the window is large, dw and dx are sums over the winners: N PH PW C_out KH KW C_in
+    multiply-adds each. Elsewhere dy is first spread over the convolution's output.
+    """
+    where = "conv2d_max_pool2d_backward"
+    want_x, want_w, want_b = wanted = _wanted(need, where)
+    x = _array(x, where, "x")
+    w = _array(w, where, "w", x)
+    problem = _problem(_cached_conv_pool, where, (x.shape, w.shape), stride, padding, dilation,
+                       groups, window, pool_stride, pool_padding)
+    z_shape = problem.geometry.y_shape
+    shape = problem.pool.y_shape  # type: ignore[attr-defined]
+    dy = _of_shape(dy, shape, where, "dy", x, f"the output's for `x` of shape {x.shape} and `w` of "
+                   f"shape {w.shape}")
+    places = _indices(indices, dy, where)
+    module = _dispatch.active.modules[x.dtype.char]
+    _check_indices(module, places, -1, z_shape, where)
+    count = _threads.resolve(num_threads)
+    plan = problem.borrow(module)
+    if not plan.sparse or x.shape[0] == 0:
+        dz = _empty(z_shape, x.dtype, where)
+        module.max_pool_backward(dy, places, dz, count)
+        gradients = _run_gradients(plan.conv, where, dz, x, w, wanted, count)
+    else:
+        dx = _empty(x.shape, x.dtype, where) if want_x else None
+        dw = np.empty(w.shape, x.dtype) if want_w else None
+        db = np.empty(w.shape[3:], x.dtype) if want_b else None
+        plan.backward_sparse(dy, places, x, w, dx, dw, db, count)
+        gradients = dx, dw, db
+    problem.free[module].append(plan)
+    return gradients
 
 
 # ------------------------------------------------------------------------------------------ pooling
@@ -411,22 +550,33 @@ def max_pool2d_backward(
     dy = _array(dy, where, "dy")
     x_shape = _shape4(x_shape, where)
     _batch_of(dy, x_shape, where)
-    places = np.ascontiguousarray(indices)
-    if places.dtype != np.int32 or places.shape != dy.shape:
-        raise ValueError(
-            f"{where}: `indices` has shape {places.shape} and dtype {places.dtype}; expected "
-            f"{dy.shape}, like `dy`, and int32, as max_pool2d returns them"
-        )
+    places = _indices(indices, dy, where)
     module = _dispatch.active.modules[dy.dtype.char]
-    if not module.indices_fit(places, x_shape[1] * x_shape[2]):
-        raise ValueError(
-            f"{where}: `indices` (shape {places.shape}) reach from {places.min()} to {places.max()}, "
-            f"outside the {x_shape[1]}x{x_shape[2]} pixels of `x_shape` {x_shape}"
-        )
+    _check_indices(module, places, 0, x_shape, where)
     count = _threads.resolve(num_threads)
     dx = _empty(x_shape, dy.dtype, where)
     module.max_pool_backward(dy, places, dx, count)
     return dx
+
+
+def _indices(indices: Any, dy: Array, where: str) -> NDArray[np.int32]:
+    places = np.ascontiguousarray(indices)
+    if places.dtype != np.int32 or places.shape != dy.shape:
+        raise ValueError(
+            f"{where}: `indices` has shape {places.shape} and dtype {places.dtype}; expected "
+            f"{dy.shape}, like `dy`, and int32, as the forward pass returns them"
+        )
+    return places
+
+
+def _check_indices(
+    module: ModuleType, places: NDArray[np.int32], least: int, shape: tuple[int, ...], where: str
+) -> None:
+    if not module.indices_fit(places, least, shape[1] * shape[2]):
+        raise ValueError(
+            f"{where}: `indices` (shape {places.shape}) reach from {places.min()} to {places.max()}, "
+            f"outside the {shape[1]}x{shape[2]} pixels of `x_shape` {shape}"
+        )
 
 
 def avg_pool2d(

@@ -24,7 +24,7 @@ cdef class ConvPlan:
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
 
-    cdef Gather plan_y(self):
+    cdef Gather plan_y(self, bint flat=True):
         KH, KW, C_group, K = self.w
         taps = [
             (kh * self.dilation[0] - self.before[0], kw * self.dilation[1] - self.before[1],
@@ -32,7 +32,7 @@ cdef class ConvPlan:
             for kh in range(KH) for kw in range(KW)
         ]
         return Gather(self.x, self.y, self.groups, self.stride, (1, 1), [((0, 0), taps)],
-                      (C_group * K, K, 1, K // self.groups), False)
+                      (C_group * K, K, 1, K // self.groups), False, flat)
 
     cdef Gather plan_dx(self):
         """dx[a + s q] = sum of dy[q + (a + before - k d) / s] * w[k] where s divides that."""

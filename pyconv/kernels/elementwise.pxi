@@ -1,5 +1,7 @@
 # ReLU, softmax with cross-entropy, and the optimizers' updates: loops over flat arrays.
 
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t
 from libc.math cimport exp, log
 
 cdef enum:

@@ -8,6 +8,10 @@
 # input rows that it needs, padded, into its thread's workspace (they stay in L2), unless all taps lie
 # inside the image: then it reads in place.
 
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
 cdef struct Phase:
     Py_ssize_t rows, columns      # outputs q of this phase
     Py_ssize_t to_row, to_column  # where output q = 0 goes
@@ -74,6 +78,8 @@ cdef class Gather:
     clips : bool
         What lies outside the input takes no part. Otherwise it is zeros: the same, unless a weight
         is infinite or NaN, since 0 * infinity is NaN.
+    flat : bool
+        Whether pixels that do not know their neighbours may be cut into rows anew.
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, groups, C_group, K_group
     cdef Py_ssize_t step_h, step_w, stride_h, stride_w
@@ -84,6 +90,7 @@ cdef class Gather:
     cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
+    cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
     cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
     cdef Phase* phases
     cdef Py_ssize_t* tap_h
@@ -95,10 +102,10 @@ cdef class Gather:
     cdef readonly Py_ssize_t work
 
     def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step,
-                  bint clips):
+                  bint clips, bint flat=True):
         cdef Py_ssize_t p, t = 0
-        self.outputs, self.clips = PY_SSIZE_T_MAX, clips
-        if all(taps == [(0, 0, 0)] for _, taps in phases) and step == stride == (1, 1):
+        self.outputs, self.clips, self.planar = PY_SSIZE_T_MAX, clips, 0
+        if flat and step == stride == (1, 1) and phases == [((0, 0), [(0, 0, 0)])]:
             self.outputs = target[0] * target[1] * target[2]
             source, target = in_rows(source), in_rows(target)
         self.N, self.H, self.W, self.C = source
@@ -242,16 +249,20 @@ cdef class Gather:
         """One band of output rows of one image, for one range of channel blocks."""
         cdef Py_ssize_t n = item // (self.bands * self.chunks)
         cdef Py_ssize_t q0 = item // self.chunks % self.bands * self.band
-        cdef Py_ssize_t block0 = item % self.chunks * self.chunk
-        cdef Py_ssize_t block1 = min(block0 + self.chunk, self.blocks)
+        cdef Py_ssize_t block = item % self.chunks * self.chunk
+        self.run_rows(x + n * self.H * self.W * self.C, packed, b, relu,
+                      y + n * self.TH * self.TW * self.TC, scratch,
+                      q0, min(self.band, self.rows - q0), block, min(block + self.chunk, self.blocks))
+
+    cdef void run_rows(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                       real* scratch, Py_ssize_t q0, Py_ssize_t rows, Py_ssize_t block0,
+                       Py_ssize_t block1) noexcept nogil:
+        """At most `band` output rows of the image x, for channel blocks block0 to block1."""
         cdef Py_ssize_t group0 = block0 // self.blocks_group
-        cdef Py_ssize_t rows = min(self.band, self.rows - q0)
-        cdef Py_ssize_t row = q0 * self.step_h + self.top
         cdef Py_ssize_t groups = (block1 - 1) // self.blocks_group + 1 - group0
+        cdef Py_ssize_t row = q0 * self.step_h + self.top
         cdef Py_ssize_t block, channel, p
         cdef const real* band = scratch
-        x += n * self.H * self.W * self.C
-        y += n * self.TH * self.TW * self.TC
         if self.in_place:
             band = x + row * self.line + self.left * self.pixel + group0 * self.C_group
         elif self.wide:
@@ -263,9 +274,10 @@ cdef class Gather:
                      self.line // self.pixel, self.pixel, row, self.left,
                      (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
         for block in range(block0, block1):
+            channel = (block // self.blocks_group - group0) * self.C_group
             for p in range(self.phase_count):
-                channel = (block // self.blocks_group - group0) * self.C_group
-                self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1), packed, b, relu, y, &self.phases[p], block, q0, rows)
+                self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1),
+                               packed, b, relu, y, &self.phases[p], block, q0, rows)
 
     cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
                         real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
@@ -282,6 +294,8 @@ cdef class Gather:
         for q in range(q0, min(q0 + rows, phase.rows)):
             to = y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.TC
             to += group * self.K_group + k
+            if self.planar:
+                to = y + (q * self.TC + group * self.K_group + k) * self.planar
             column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
             while column < columns:
                 if self.clips and self.spoiled:
@@ -295,7 +309,8 @@ cdef class Gather:
                         lanes, nv, band + (q - q0) * self.step_h * self.line + column,
                         self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
                         self.C_group, packed, b, relu,
-                        to + column * self.stride_w * self.TC, self.stride_w * self.TC, count)
+                        to + column * (1 if self.planar else self.stride_w * self.TC),
+                        self.stride_w * self.TC, self.planar, count)
                 else:
                     count = even_part(columns - column, tile_rows(nv))
                     pixel_tile_of(
@@ -321,36 +336,47 @@ cdef class Gather:
                 h, w = self.tap_h[t] - self.top, self.tap_w[t] - self.left
                 if self.wide:
                     wide_tile_of(lanes, 1, band + h * self.line + w, self.plane, &zero, 1,
-                                 self.C_group, packed, total, False, total, lanes, 1)
+                                 self.C_group, packed, total, False, total, lanes, 0, 1)
                 else:
                     pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
                                   self.C_group, packed, total, False, total, 0, width)
             packed += self.C_group * width
         memcpy(to, total, lanes * sizeof(real))
 
+    cdef int threads(self, int num_threads) noexcept nogil:
+        """Tiny work stays on one thread."""
+        return num_threads if self.work > 2 * ITEM_WORK else 1
+
+    cdef real* pack(self, const real* w, int num_threads) except? NULL:
+        """All channel blocks of the filter, packed."""
+        cdef Py_ssize_t block
+        cdef int threads = self.threads(num_threads)
+        cdef real* packed = self.weights.take(
+            self.blocks * self.tap_count * self.C_group * self.block)
+        self.spoiled = False
+        for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
+            self.pack_block(w, packed, block)
+        return packed
+
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
              int num_threads):
         """Pack the weights, then compute every item."""
-        cdef Py_ssize_t item, block
-        cdef real* packed = self.weights.take(
-            self.blocks * self.tap_count * self.C_group * self.block)
-        cdef real* scratch = self.scratch.take(num_threads * self.area)
-        cdef real* bias = self.bias.take(self.blocks * self.block)
-        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
-        with nogil:
-            self.spoiled = False
-            self.pack_bias(b, bias)
-            for block in prange(self.blocks, schedule="static", num_threads=threads):
-                self.pack_block(w, packed, block)
-            for item in prange(self.items, schedule="dynamic", num_threads=threads):
-                self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+        cdef Py_ssize_t item
+        cdef int threads = self.threads(num_threads)
+        cdef real* packed = self.pack(w, num_threads)
+        cdef real* scratch = self.scratch.take(threads * self.area)
+        cdef real* bias = self.pack_bias(b)
+        for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
+            self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
 
-    cdef void pack_bias(self, const real* b, real* bias) noexcept nogil:
+    cdef real* pack_bias(self, const real* b) except? NULL:
         """The bias a block at a time, zeros where there is none."""
         cdef Py_ssize_t block, k
+        cdef real* bias = self.bias.take(self.blocks * self.block)
         memset(bias, 0, self.blocks * self.block * sizeof(real))
         if b != NULL:
             for block in range(self.blocks):
                 k = block % self.blocks_group * self.block
                 memcpy(bias + block * self.block, b + block // self.blocks_group * self.K_group + k,
                        min(self.block, self.K_group - k) * sizeof(real))
+        return bias

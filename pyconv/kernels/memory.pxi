@@ -1,5 +1,7 @@
 # Workspaces: memory aligned to cache lines, that grows and is then used again, call after call.
 
+from libc.stdlib cimport free
+
 cdef extern from *:
     """
     #include <stdlib.h>

@@ -2,6 +2,10 @@
 # whole image rows, vectors along W and C together), then along its columns. A window of KH x KW
 # costs KH + KW operations an element. What lies outside the image is left out, never read.
 
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy, memset
+
 cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeometry
     Py_ssize_t N, H, W, C, OH, OW, KH, KW
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
@@ -54,40 +58,54 @@ cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------ maximum
 
-cdef void max_row(const Window* g, const real* x, real* y, int32_t* indices,
-                  Py_ssize_t item, char* scratch) noexcept nogil:
-    """One row of outputs, and the winners' places h * W + w in the image."""
-    cdef Py_ssize_t n = item // g.OH, oh = item % g.OH
-    cdef Py_ssize_t line = g.W * g.C
-    cdef Py_ssize_t padded = (line + 2 * VL) // VL * VL
-    cdef Py_ssize_t out = (g.OW * g.C + 2 * VL) // VL * VL
-    cdef vec* best = <vec*> scratch                # the rows' maximum, for each (w, c)
-    cdef ivec* where = <ivec*> (best + padded // VL)
-    cdef real* y_row = <real*> (where + padded // VL)
-    cdef whole* places = <whole*> (y_row + out)
-    cdef Py_ssize_t start = oh * g.stride_h - g.top
-    cdef Py_ssize_t k, h, i
-    cdef const real* row
+cdef void max_down(const real* x, Py_ssize_t line, Py_ssize_t W, Py_ssize_t row, Py_ssize_t rows,
+                   Py_ssize_t dilation, vec* best, ivec* where) noexcept nogil:
+    """best[i] = the maximum of x[h, i] over `rows` rows h from `row` on; where[i] = its h * W."""
+    cdef Py_ssize_t k, i, h
+    cdef const real* p
     cdef vec v
     cdef ivec take, place
-    k = first_inside(start, g.dilation_h)
-    for h in range(k, end_inside(start, g.dilation_h, g.KH, g.H)):
-        row = x + (n * g.H + start + h * g.dilation_h) * line
-        place = ivec_set((start + h * g.dilation_h) * g.W)
+    for k in range(rows):
+        h = row + k * dilation
+        p = x + h * line
+        place = ivec_set(h * W)
         for i in range((line + VL - 1) // VL):
-            v = load_part(row + i * VL, line - i * VL)
-            if h == k:
+            v = load_part(p + i * VL, line - i * VL)
+            if k == 0:
                 best[i], where[i] = v, place
             else:
                 take = beats(v, best[i])
                 best[i] = vec_where(take, v, best[i])
                 where[i] = ivec_where(take, place, where[i])
+
+
+cdef void max_row(const Window* g, const real* x, real* y, int32_t* indices,
+                  Py_ssize_t oh, char* scratch) noexcept nogil:
+    """One row of outputs of the image x, and the winners' places h * W + w."""
+    cdef Py_ssize_t line = g.W * g.C
+    cdef Py_ssize_t padded = (line + 2 * VL) // VL * VL
+    cdef vec* best = <vec*> scratch                # the rows' maximum, for each (w, c)
+    cdef ivec* where = <ivec*> (best + padded // VL)
+    cdef real* y_row = <real*> (where + padded // VL)
+    cdef whole* places = <whole*> (y_row + (g.OW * g.C + 2 * VL) // VL * VL)
+    cdef Py_ssize_t start = oh * g.stride_h - g.top
+    cdef Py_ssize_t first = first_inside(start, g.dilation_h)
+    cdef Py_ssize_t i
+    max_down(x, line, g.W, start + first * g.dilation_h,
+             end_inside(start, g.dilation_h, g.KH, g.H) - first, g.dilation_h, best, where)
     for i in range(g.OW):
         max_along(g, <real*> best, <whole*> where, i, y_row, places)
-    memcpy(y + item * g.OW * g.C, y_row, g.OW * g.C * sizeof(real))
+    memcpy(y, y_row, g.OW * g.C * sizeof(real))
     if indices != NULL:
         for i in range(g.OW * g.C):
-            indices[item * g.OW * g.C + i] = <int32_t> places[i]
+            indices[i] = <int32_t> places[i]
+
+
+cdef void max_image_row(const Window* g, const real* x, real* y, int32_t* indices,
+                        Py_ssize_t item, char* scratch) noexcept nogil:
+    cdef Py_ssize_t row = item * g.OW * g.C
+    max_row(g, x + item // g.OH * g.H * g.W * g.C, y + row,
+            NULL if indices == NULL else indices + row, item % g.OH, scratch)
 
 
 cdef inline void max_along(const Window* g, const real* best, const whole* where, Py_ssize_t ow,
@@ -114,6 +132,11 @@ cdef inline void max_along(const Window* g, const real* best, const whole* where
         (<ivec*> (places + ow * g.C + c * VL))[0] = j
 
 
+cdef Py_ssize_t max_scratch(const Window* g) noexcept nogil:
+    """Bytes that `max_row` needs."""
+    return 2 * sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
+
+
 def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, ::1] indices,
              tuple kernel, tuple stride, tuple dilation, tuple pads, Workspace scratch,
              int num_threads):
@@ -121,7 +144,7 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
     cdef Window g = window_of((<object> x).shape, (<object> y).shape, kernel, stride, dilation, pads,
                               False)
     cdef Py_ssize_t item, items = g.N * g.OH
-    cdef Py_ssize_t size = 2 * sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
+    cdef Py_ssize_t size = max_scratch(&g)
     cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory
     cdef const real* source
@@ -132,18 +155,18 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
     cdef real* target = &y[0, 0, 0, 0]
     cdef int32_t* places = NULL if indices is None else &indices[0, 0, 0, 0]
     for item in prange(items, schedule="dynamic", chunksize=4, num_threads=threads, nogil=True):
-        max_row(&g, source, target, places, item, memory + threadid() * size)
+        max_image_row(&g, source, target, places, item, memory + threadid() * size)
 
 
-def indices_fit(const int32_t[:, :, :, ::1] indices, Py_ssize_t size):
-    """Whether every index lies in 0 .. size - 1."""
+def indices_fit(const int32_t[:, :, :, ::1] indices, Py_ssize_t least, Py_ssize_t size):
+    """Whether every index lies in least .. size - 1."""
     cdef Py_ssize_t i, count = indices.size
     cdef bint bad = False
     cdef const int32_t* p
     if count:
         p = &indices[0, 0, 0, 0]
         for i in range(count):
-            bad |= p[i] < 0 or p[i] >= size
+            bad |= p[i] < least or p[i] >= size
     return not bad
 
 
@@ -159,7 +182,8 @@ cdef void max_back(const real* dy, const int32_t* indices, real* dx, Py_ssize_t 
             memset(dx + i * C + c0, 0, (c1 - c0) * sizeof(real))
     for i in range(outputs):
         for c in range(c0, c1):
-            dx[indices[i * C + c] * C + c] += dy[i * C + c]
+            if indices[i * C + c] >= 0:  # -1: ReLU cut the winner off
+                dx[indices[i * C + c] * C + c] += dy[i * C + c]
 
 
 def max_pool_backward(const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] indices,

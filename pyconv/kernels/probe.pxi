@@ -1,6 +1,8 @@
 # What this CPU can do at best, for `pyconv bench`: the peak of fused multiply-adds, and, with no
 # steps, what starting and ending a parallel region costs.
 
+from cython.parallel cimport prange
+
 cdef enum:
     CHAINS = 12  # independent sums: they hide the latency of two ports, and fit in 16 registers
 

@@ -5,6 +5,9 @@
 # the input that it meets then come from L1 and L2 for every tile), into a partial filter of its own.
 # At the end the partial filters are added in the order of the parts.
 
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
+
 cdef enum:
     BAND_PIXELS = 128           # x 32 channels x 4 bytes of dy: 16 KB of a 32 to 48 KB L1
     PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by

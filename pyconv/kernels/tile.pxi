@@ -6,6 +6,8 @@
 # TILE_2 x 2 (or TILE_1 x 1) sums hide the latency of the multiply-add (4 cycles, 2 a cycle: 8 sums)
 # and load 2 vectors and TILE_2 scalars for 2 * TILE_2 multiply-adds.
 
+from libc.string cimport memcpy
+
 cdef enum:
     TILE_1 = 12    # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
 

@@ -5,6 +5,8 @@
 # weights are the scalars. Each output is still the same sum in the same order, so the bits are those
 # of the other tiles.
 
+from libc.string cimport memset
+
 cdef void planar_rows(
     const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
     real* band, Py_ssize_t plane, Py_ssize_t step,
@@ -68,9 +70,12 @@ cdef void split_row(const real* x, Py_ssize_t C, Py_ssize_t pixels, Py_ssize_t c
 cdef inline inlined wide_tile(
     const Py_ssize_t K, const Py_ssize_t nv,
     const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t pixels,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane, Py_ssize_t pixels,
 ) noexcept nogil:
-    """y[p, k] = b[k] + sum over taps t, channels c of x[c * plane + offset[t] + p] * w[t, c, k]."""
+    """y[p, k] = b[k] + sum over taps t, channels c of x[c * plane + offset[t] + p] * w[t, c, k].
+
+    With a `y_plane` of not 0, y is in planes itself, and whole vectors are written.
+    """
     cdef vec[24] acc
     cdef vec[4] xv
     cdef vec a
@@ -96,7 +101,12 @@ cdef inline inlined wide_tile(
         for v in range(nv):
             if relu:
                 acc[k * nv + v] = vec_relu(acc[k * nv + v])
-            (<vec*> (sums + (k * nv + v) * VL))[0] = acc[k * nv + v]
+            if y_plane:
+                (<vec*> (y + k * y_plane + v * VL))[0] = acc[k * nv + v]
+            else:
+                (<vec*> (sums + (k * nv + v) * VL))[0] = acc[k * nv + v]
+    if y_plane:
+        return
     for p in range(pixels):
         for k in range(K):
             y[p * y_step + k] = sums[k * nv * VL + p]
@@ -105,56 +115,56 @@ cdef inline inlined wide_tile(
 cdef void wide_tile_of(
     Py_ssize_t K, Py_ssize_t nv,
     const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t pixels,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane, Py_ssize_t pixels,
 ) noexcept nogil:
     """`wide_tile` of 1 to 8 channels and 1, 2 or 4 vectors."""
     if nv == 4:
         if K == 6:
-            wide_tile(6, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(6, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 5:
-            wide_tile(5, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(5, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 4:
-            wide_tile(4, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(4, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 3:
-            wide_tile(3, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(3, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 2:
-            wide_tile(2, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(2, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         else:
-            wide_tile(1, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(1, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
     elif nv == 2:
         if K == 8:
-            wide_tile(8, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(8, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 7:
-            wide_tile(7, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(7, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 6:
-            wide_tile(6, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(6, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 5:
-            wide_tile(5, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(5, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 4:
-            wide_tile(4, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(4, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 3:
-            wide_tile(3, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(3, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 2:
-            wide_tile(2, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(2, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         else:
-            wide_tile(1, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(1, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
     else:
         if K == 8:
-            wide_tile(8, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(8, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 7:
-            wide_tile(7, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(7, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 6:
-            wide_tile(6, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(6, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 5:
-            wide_tile(5, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(5, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 4:
-            wide_tile(4, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(4, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 3:
-            wide_tile(3, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(3, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         elif K == 2:
-            wide_tile(2, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(2, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
         else:
-            wide_tile(1, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, pixels)
+            wide_tile(1, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
 
 
 cdef inline Py_ssize_t wide_vectors(Py_ssize_t K, Py_ssize_t pixels) noexcept nogil:

@@ -4,6 +4,10 @@
 # LANES partial sums, lane l over the pixels l, l + LANES, ... of every row, added at the end as a tree.
 # LANES is the same for all instruction sets (one to eight of their vectors), and so are the bits.
 
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
 cdef enum:
     LANES = 16              # LANE_VECTORS * VL
     WIDE_CHANNELS = 8       # at most; more fill vectors of their own
