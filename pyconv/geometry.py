@@ -235,7 +235,7 @@ def pool_geometry(
         count = (room + s - 1 if ceil_mode else room) // s + 1
         if ceil_mode and (count - 1) * s >= size + before:
             count -= 1
-        if count < 1 or room < 0 and not ceil_mode:
+        if count < 1 or (room < 0 and not ceil_mode):
             raise ValueError(
                 f"`window` {window} with `dilation` {dilation} spans {span(window[0], dilation[0])}x"
                 f"{span(window[1], dilation[1])}, more than the padded input "
@@ -246,7 +246,7 @@ def pool_geometry(
         edge = range(min(count, -(-before // s))) if d > size else ()
         for out in {0, *edge, count - 1}:
             start = out * s - before
-            first = start if start >= 0 else start + -(-(-start) // d) * d
+            first = start if start >= 0 else start % d
             if first >= size or first > start + (k - 1) * d:
                 raise ValueError(
                     f"`window` {window} with `dilation` {dilation}, `stride` {stride} and `padding` "

@@ -11,12 +11,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import losses, optimizers, serialization
+from . import fusion, losses, optimizers, serialization
 from ._arguments import choose, named_keywords, real
 from .callbacks import Callback, History, Logs, progress
 from .functional import softmax
@@ -45,6 +46,9 @@ class Sequential:
     dtype : {"float32", "float64"}
         Of parameters, activations and gradients; inputs of any other number type are converted
         batch by batch.
+    fuse : bool, default True
+        Let one kernel compute neighbouring layers where it can, such as a convolution, its ReLU and
+        the max pooling behind it. Outputs are the same; gradients are summed in another order.
 
     Attributes
     ----------
@@ -83,6 +87,7 @@ class Sequential:
         input_shape: Iterable[int] | None = None,
         seed: int | None = None,
         dtype: str = "float32",
+        fuse: bool = True,
     ) -> None:
         self.layers = _checked_layers(layers)
         self.names = _names(self.layers)
@@ -90,6 +95,7 @@ class Sequential:
         self.rng = _generator(seed)
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         self.dtype = np.dtype(choose(name, "dtype", ("float32", "float64")))
+        self.fuse = bool(fuse)
         self.metadata: dict[str, Any] = {}
         self.stop_training = False
         self.built = self.compiled = False
@@ -136,8 +142,10 @@ class Sequential:
                 grads[name] = self.gradients[part].reshape(array.shape)
                 start = part.stop
             layer.bind(params, grads)
-        trainable = [i for i, layer in enumerate(self.layers) if layer.params]
-        self._first_trainable = min(trainable, default=len(self.layers))
+        self._spans = fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers]
+        self._steps = [step for step, _ in self._spans]
+        trainable = [i for i, step in enumerate(self._steps) if step.params]
+        self._first_trainable = min(trainable, default=len(self._steps))
 
     def _check_built(self) -> None:
         if not self.built:
@@ -174,15 +182,15 @@ class Sequential:
     def forward(self, x: Array, training: bool = False) -> Array:
         """Outputs for a batch `x`; with `training` the layers keep what `backward` needs."""
         x = x.astype(self.dtype, copy=False)
-        for layer in self.layers:
-            x = layer.forward(x, training)
+        for step in self._steps:
+            x = step.forward(x, training)
         return x
 
     def backward(self, dy: Array) -> None:
         """Fill `gradients` from the gradient `dy` by the outputs of the last training pass."""
         dx: Any = dy  # None only at the end, where no layer asks for it
-        for i in range(len(self.layers) - 1, self._first_trainable - 1, -1):
-            dx = self.layers[i].backward(dx, need_dx=i > self._first_trainable)
+        for i in range(len(self._steps) - 1, self._first_trainable - 1, -1):
+            dx = self._steps[i].backward(dx, need_dx=i > self._first_trainable)
 
     def _step(self, x: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
         """One update by a minibatch; its mean loss and the logits before the update."""
@@ -469,13 +477,20 @@ class Sequential:
     def summary(self) -> None:
         """Print a table of the layers, their output shapes and their numbers of parameters."""
         self._check_built()
-        rows = [("Layer (type)", "Output shape", "Params")]
-        for name, layer in zip(self.names, self.layers, strict=True):
+        rows = [("Layer (type)", "Output shape", "Params", "")]
+        # Of the layers that one kernel computes, all but the first say which layer they run with.
+        counts = [count for _, count in self._spans]
+        heads = [
+            f"  fused into {self.names[start]}" if i else ""
+            for start, count in zip(accumulate(counts, initial=0), counts, strict=False)
+            for i in range(count)
+        ]
+        for name, layer, head in zip(self.names, self.layers, heads, strict=True):
             count = sum(array.size for array in layer.params.values())
             shape = f"({', '.join(map(str, ('None', *(layer.output_shape or ()))))})"
-            rows.append((f"{name} ({type(layer).__name__})", shape, f"{count:,}"))
+            rows.append((f"{name} ({type(layer).__name__})", shape, f"{count:,}", head))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}{d}" for a, b, c, d in rows]
         rule = "-" * len(lines[0])
         total = f"Parameters: {self.count_params():,} ({self.parameters.nbytes / 1024:,.1f} KiB)"
         print("\n".join([lines[0], rule, *lines[1:], rule, total]))

@@ -57,6 +57,7 @@ def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
         ],
         "input_shape": model.input_shape if model.built else None,
         "seed": model.seed,
+        "fuse": model.fuse,
         "dtype": model.dtype.name,
         "rng": model.rng.bit_generator.state if model.built else None,
         "metadata": model.metadata,
@@ -96,6 +97,7 @@ def unpack(make: type[Sequential], config: Config, arrays: dict[str, Array]) -> 
         input_shape=config["input_shape"],
         seed=config["seed"],
         dtype=config["dtype"],
+        fuse=config["fuse"],
     )
     if model.built:
         for name, view in _weights_by_name(model).items():

@@ -21,9 +21,10 @@ if not any(path.suffix in (".so", ".pyd") for path in (ROOT / "pyconv").glob("_k
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 import cases  # noqa: E402
+import datasets  # noqa: E402
 
 import pyconv  # noqa: E402
-from pyconv import _dispatch  # noqa: E402
+from pyconv import _dispatch, cli, data, training  # noqa: E402
 
 _STDERR = pytest.StashKey()
 
@@ -102,3 +103,37 @@ def run_python():
         )
 
     return run
+
+
+# For the command line
+
+
+@pytest.fixture
+def pyconv_command(capsys):
+    """`pyconv_command(*arguments)`: run it here; (status, lines of output, lines of errors)."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small data set."""
+    return datasets.write_data(tmp_path / "tiny")
+
+
+@pytest.fixture
+def model(folder, tmp_path):
+    """The file of a network trained on `folder`."""
+    out = tmp_path / "model"
+    out.mkdir()
+    training.Run.begin(out, data.load_folder(folder)).fit(3, quiet=True)
+    return out / "model.h5"

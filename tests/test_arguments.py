@@ -214,8 +214,8 @@ BAD = [
     ("dense", {"w": zeros(4, 2)}, ValueError,
      "`x` has shape (3, 5) and `w` (4, 2); expected (N, C_in) and (C_in, C_out)"),
     ("dense", {"x": zeros(2, 6, 7, 4)}, ValueError,
-     "`x` has shape (2, 6, 7, 4) and `w` (5, 2); expected (N, C_in) and (C_in, C_out), C_in and C_out 1 or more. For images "
-     "use x.reshape(len(x), -1)"),
+     "`x` has shape (2, 6, 7, 4) and `w` (5, 2); expected (N, C_in) and (C_in, C_out), C_in and C_out "
+     "1 or more. For images use x.reshape(len(x), -1)"),
     ("dense", {"w": zeros(5, 2, dtype=float)}, TypeError,
      NOT_THE_SAME.format("w", "(5, 2)", "(3, 5)")),
     ("dense", {"b": zeros(3)}, ValueError,

@@ -132,30 +132,18 @@ cdef class ConvPoolPlan:
 
     cdef void max_planar_row(self, const real* z, real* y, int32_t* indices, Py_ssize_t p,
                              char* scratch) noexcept nogil:
-        """One row of outputs from planes: rows as `max_row` does, columns one by one."""
+        """One row of outputs from planes: down the columns, then pixel by pixel as `max_row`."""
         cdef Window* g = &self.g
         cdef Py_ssize_t plane = self.gather.planar
-        cdef vec* best = <vec*> scratch
+        cdef Row row = row_in(g, scratch)
+        cdef vec* best = <vec*> (scratch + max_scratch(g))
         cdef ivec* where = <ivec*> (best + self.K * plane // VL)
-        cdef Py_ssize_t row = max(0, p * g.stride_h - g.top)
-        cdef Py_ssize_t ow, k, w
-        cdef const real* values
-        cdef const whole* rows
-        cdef real m
-        cdef whole j
-        max_down(z, self.K * plane, g.W, row, min(g.H, p * g.stride_h - g.top + g.KH) - row, 1,
+        cdef Py_ssize_t first = max(0, p * g.stride_h - g.top)
+        max_down(z, self.K * plane, g.W, first, min(g.H, p * g.stride_h - g.top + g.KH) - first, 1,
                  best, where)
-        for k in range(self.K):
-            values = <real*> best + k * plane
-            rows = <whole*> where + k * plane
-            for ow in range(g.OW):
-                w = max(0, ow * g.stride_w - g.left)
-                m, j = values[w], rows[w] + w
-                for w in range(w + 1, min(g.W, ow * g.stride_w - g.left + g.KW)):
-                    if beats_one(values[w], rows[w] + w, m, j):
-                        m, j = values[w], rows[w] + w
-                y[ow * self.K + k] = m
-                indices[ow * self.K + k] = <int32_t> j
+        join_row(<real*> best, plane, g.W, self.K, <real*> row.best)
+        join_row(<real*> where, plane, g.W, self.K, <real*> row.where)
+        max_across(g, &row, y, indices)
 
     # ------------------------------------------------------------------------------------ backward
 

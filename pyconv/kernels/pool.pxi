@@ -79,26 +79,44 @@ cdef void max_down(const real* x, Py_ssize_t line, Py_ssize_t W, Py_ssize_t row,
                 where[i] = ivec_where(take, place, where[i])
 
 
+cdef struct Row:  # the parts of a thread's workspace for one row of outputs
+    vec* best       # the maximum down each column, for each (w, c)
+    ivec* where     # h * W of it
+    real* y
+    whole* places
+
+
+cdef Row row_in(const Window* g, char* scratch) noexcept nogil:
+    cdef Row row
+    cdef Py_ssize_t padded = (g.W * g.C + 2 * VL) // VL
+    row.best = <vec*> scratch
+    row.where = <ivec*> (row.best + padded)
+    row.y = <real*> (row.where + padded)
+    row.places = <whole*> (row.y + (g.OW * g.C + 2 * VL) // VL * VL)
+    return row
+
+
 cdef void max_row(const Window* g, const real* x, real* y, int32_t* indices,
                   Py_ssize_t oh, char* scratch) noexcept nogil:
     """One row of outputs of the image x, and the winners' places h * W + w."""
-    cdef Py_ssize_t line = g.W * g.C
-    cdef Py_ssize_t padded = (line + 2 * VL) // VL * VL
-    cdef vec* best = <vec*> scratch                # the rows' maximum, for each (w, c)
-    cdef ivec* where = <ivec*> (best + padded // VL)
-    cdef real* y_row = <real*> (where + padded // VL)
-    cdef whole* places = <whole*> (y_row + (g.OW * g.C + 2 * VL) // VL * VL)
+    cdef Row row = row_in(g, scratch)
     cdef Py_ssize_t start = oh * g.stride_h - g.top
     cdef Py_ssize_t first = first_inside(start, g.dilation_h)
+    max_down(x, g.W * g.C, g.W, start + first * g.dilation_h,
+             end_inside(start, g.dilation_h, g.KH, g.H) - first, g.dilation_h, row.best, row.where)
+    max_across(g, &row, y, indices)
+
+
+cdef void max_across(const Window* g, const Row* row, real* y,
+                     int32_t* indices) noexcept nogil:
+    """The second pass: the row's outputs from the columns' maxima."""
     cdef Py_ssize_t i
-    max_down(x, line, g.W, start + first * g.dilation_h,
-             end_inside(start, g.dilation_h, g.KH, g.H) - first, g.dilation_h, best, where)
     for i in range(g.OW):
-        max_along(g, <real*> best, <whole*> where, i, y_row, places)
-    memcpy(y, y_row, g.OW * g.C * sizeof(real))
+        max_along(g, <real*> row.best, <whole*> row.where, i, row.y, row.places)
+    memcpy(y, row.y, g.OW * g.C * sizeof(real))
     if indices != NULL:
         for i in range(g.OW * g.C):
-            indices[i] = <int32_t> places[i]
+            indices[i] = <int32_t> row.places[i]
 
 
 cdef void max_image_row(const Window* g, const real* x, real* y, int32_t* indices,

@@ -67,10 +67,35 @@ cdef void split_row(const real* x, Py_ssize_t C, Py_ssize_t pixels, Py_ssize_t c
         p += 1
 
 
+cdef void join_row(const real* planes, Py_ssize_t plane, Py_ssize_t pixels, Py_ssize_t channels,
+                   real* x) noexcept nogil:
+    """x[p, c] = planes[c, p]; VL numbers behind the last pixel are spoiled.
+
+    Whole vectors are written. What hangs over a pixel's channels is overwritten by what comes after:
+    so the last block of channels comes first, and pixels in their order.
+    """
+    cdef vec[16] square
+    cdef Py_ssize_t p = 0, c, i, count
+    while p < pixels:
+        c = (channels - 1) // VL * VL
+        while c >= 0:
+            count = min(VL, channels - c)
+            for i in range(VL):
+                square[i] = vec_set(0)
+                if i < count:
+                    square[i] = (<const vec*> (planes + (c + i) * plane + p))[0]
+            transpose(square)
+            for i in range(min(VL, pixels - p)):
+                (<vec*> (x + (p + i) * channels + c))[0] = square[i]
+            c -= VL
+        p += VL
+
+
 cdef inline inlined wide_tile(
     const Py_ssize_t K, const Py_ssize_t nv,
     const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane, Py_ssize_t pixels,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane,
+    Py_ssize_t pixels,
 ) noexcept nogil:
     """y[p, k] = b[k] + sum over taps t, channels c of x[c * plane + offset[t] + p] * w[t, c, k].
 
@@ -115,7 +140,8 @@ cdef inline inlined wide_tile(
 cdef void wide_tile_of(
     Py_ssize_t K, Py_ssize_t nv,
     const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane, Py_ssize_t pixels,
+    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane,
+    Py_ssize_t pixels,
 ) noexcept nogil:
     """`wide_tile` of 1 to 8 channels and 1, 2 or 4 vectors."""
     if nv == 4:
