@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .data import Dataset
     from .model import Sequential
@@ -66,7 +68,6 @@ def _train(args: argparse.Namespace) -> int:
 
     say = _say_nothing if args.quiet else print
     folder = args.output or Path("runs", args.model or training.DEFAULT_MODEL)
-    _check_writable(folder)
     data = _load_data(args.data)
     options = {
         "model": args.model,
@@ -76,13 +77,15 @@ def _train(args: argparse.Namespace) -> int:
     }
     begin = training.Run.resume if args.resume else training.Run.begin
     run = begin(folder, data, **options)
+    _check_writable(folder)
     epochs = args.epochs or run.recipe.epochs
 
     with threads(args.threads or get_num_threads()):
         facts = {"model": run.settings.model, "threads": get_num_threads(), "isa": active.isa}
+        say(f"Data: {_describe(data)}")
         say(
-            f"{_describe(data)}; {_plan(run, epochs)}, {facts['threads']} threads, "
-            f"{facts['isa']} kernels"
+            f"Model: {facts['model']}; epochs: {_epochs(len(run.costs), epochs)}; "
+            f"threads: {facts['threads']}; kernels: {facts['isa']}"
         )
         start = time.perf_counter()
         try:
@@ -101,7 +104,7 @@ def _train(args: argparse.Namespace) -> int:
     written = ["model.h5", "history.csv"]
     if plots.available():
         title = f"{run.settings.model} on {data.name}"
-        accuracies = f"{train_accuracy:.3f} on training images, {test_accuracy:.3f} on test images"
+        accuracies = f"accuracy {train_accuracy:.3f} (training), {test_accuracy:.3f} (test)"
         plots.plot_history(
             folder / "history.png", run.costs, run.accuracies, f"{title}: {accuracies}"
         )
@@ -129,11 +132,10 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(run: Run, epochs: int) -> str:
-    done = len(run.costs)
-    if done >= epochs:
-        return f"{run.settings.model} has {done} epochs, so there are none to train"
-    return f"{run.settings.model}, epochs {done} to {epochs - 1}"
+def _epochs(done: int, wanted: int) -> str:
+    if done == 0:
+        return str(wanted)
+    return f"{wanted}, {done} of them done" if done < wanted else f"{done}, all done already"
 
 
 def _say_nothing(line: str) -> None:
@@ -170,7 +172,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if data.x_test.shape[1:] != model.input_shape or len(data.classes) > len(classes):
         raise ValueError(
             f"{args.model}: takes images of {_size(model.input_shape)} in {len(classes)} classes; "
-            f"this data set is {_describe(data)}"
+            f"the data are {_describe(data)}"
         )
     logits = model.predict(data.x_test)
     loss, _ = softmax_cross_entropy(logits, data.y_test)
@@ -212,7 +214,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(json.dumps(results))
     else:
         for result in results:
-            print(f"{result['image']}: {result['class']} ({result['probability']:.4f})")
+            print(f"{result['image']}: {result['class']} (probability {result['probability']:.4f})")
     return 0
 
 
@@ -265,7 +267,7 @@ def _load_data(directory: Path | None) -> Dataset:
 
 def _describe(data: Dataset) -> str:
     return (
-        f"{data.name}: {len(data.x_train)} + {len(data.x_test)} images of "
+        f"{data.name}, {len(data.x_train)} training and {len(data.x_test)} test images of "
         f"{_size(data.x_train.shape[1:])} in {len(data.classes)} classes"
     )
 
@@ -294,7 +296,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pyconv", description="Train and run small convolutional networks on the CPU."
     )
-    commands = parser.add_subparsers(metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"pyconv {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", description="`pyconv COMMAND --help` has the options."
+    )
 
     def add(
         name: str, run: Callable[[argparse.Namespace], int], words: str
@@ -315,61 +320,74 @@ def _parser() -> argparse.ArgumentParser:
         "type": Path,
         "metavar": "DIR",
         "help": "folder with train_signs.h5 and test_signs.h5, with MNIST's idx files, or with one "
-        ".npz of x_train, y_train, x_test, y_test (default: drawn hand signs)",
+        ".npz of x_train, y_train, x_test, y_test (default: the embedded data, drawn hand signs)",
     }
-    as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as a line of JSON"}
-    model: dict[str, Any] = {"type": Path, "metavar": "MODEL", "help": "a model.h5"}
+    as_json: dict[str, Any] = {"action": "store_true", "help": "print the result as one line of JSON"}
+    model: dict[str, Any] = {
+        "type": Path,
+        "metavar": "MODEL",
+        "help": "file of a trained network, such as runs/signs/model.h5",
+    }
 
-    train = add("train", _train, "train a network, write it with its history and pictures")
+    train = add("train", _train, "train a network, and write it with its history and pictures")
     train.add_argument("--data", **data)
-    train.add_argument("--model", choices=MODELS, help=f"(default: {DEFAULT_MODEL})")
-    train.add_argument("--epochs", type=_whole(1), metavar="N", help=usual("epochs"))
-    train.add_argument("--batch-size", type=_whole(1), metavar="N", help=usual("batch_size"))
+    train.add_argument("--model", choices=MODELS, help=f"network (default: {DEFAULT_MODEL})")
+    train.add_argument(
+        "--epochs", type=_whole(1), metavar="N", help=f"passes over the data {usual('epochs')}"
+    )
+    train.add_argument(
+        "--batch-size",
+        type=_whole(1),
+        metavar="N",
+        help=f"images a minibatch {usual('batch_size')}",
+    )
     train.add_argument(
         "--learning-rate",
         type=_rate,
         metavar="R",
-        help=f"of the first epoch {usual('learning_rate')}; divided by 1 + decay * epoch in later "
-        f"ones (decay: {values('decay')})",
+        help=f"Adam's, in the first epoch {usual('learning_rate')}; after n epochs R / (1 + n * "
+        f"decay) (decay: {values('decay')})",
     )
     train.add_argument(
         "--threads",
         type=_whole(1, 1024),
         metavar="N",
-        help="(default: PYCONV_NUM_THREADS, OMP_NUM_THREADS or all CPUs)",
+        help="changes the time, not the result (default: PYCONV_NUM_THREADS, OMP_NUM_THREADS or "
+        "all CPUs)",
     )
     train.add_argument(
         "--seed",
         type=_whole(0),
         metavar="N",
-        help="of weights and order (default: 0, which for signs means the assignment's own)",
+        help="of the first weights and the order of the images (default: 0, with which signs is "
+        "the course assignment's run)",
     )
     train.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write to (default: runs/<model>)"
     )
     train.add_argument(
-        "--resume", action="store_true", help="go on with the run in the output folder"
+        "--resume", action="store_true", help="go on with the run in the folder --output"
     )
     train.add_argument("--json", **as_json)
     train.add_argument(
-        "--quiet", action="store_true", help="print errors only, and what --json asks"
+        "--quiet", action="store_true", help="print nothing but errors and what --json asks for"
     )
 
-    evaluate = add("evaluate", _evaluate, "accuracy and loss of a model on test images")
+    evaluate = add("evaluate", _evaluate, "print a model's accuracy and loss on test images")
     evaluate.add_argument("model", **model)
     evaluate.add_argument("--data", **data)
     evaluate.add_argument("--json", **as_json)
 
-    predict = add("predict", _predict, "the class of each image file")
+    predict = add("predict", _predict, "print the class of each image file")
     predict.add_argument("model", **model)
     predict.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="of any size or mode"
+        "images", type=Path, nargs="+", metavar="IMAGE", help="image file of any size and colour mode"
     )
     predict.add_argument("--json", **as_json)
 
     bench.add_arguments(add("bench", bench.run, "measure speed, beside other libraries if asked"))
 
-    info = add("info", _info, "version, CPU, kernels and threads")
+    info = add("info", _info, "print version, kernels, threads and compiler")
     info.add_argument("--json", **as_json)
 
     def no_command(args: argparse.Namespace) -> NoReturn:

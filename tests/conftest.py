@@ -1,4 +1,4 @@
-"""What every test can ask for: a dtype, a kernel variant, random numbers, a fresh Python.
+"""What every test can ask for: a dtype, a kernel variant, random numbers, a fresh Python, the command.
 
 The suite runs against the pyconv that Python finds: an editable install, or an installed wheel.
 """
@@ -21,7 +21,7 @@ if not any(path.suffix in (".so", ".pyd") for path in (ROOT / "pyconv").glob("_k
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 import cases  # noqa: E402
-import datasets  # noqa: E402
+import data_folders  # noqa: E402
 
 import pyconv  # noqa: E402
 from pyconv import _dispatch, cli, data, training  # noqa: E402
@@ -127,7 +127,7 @@ def pyconv_command(capsys):
 @pytest.fixture
 def folder(tmp_path):
     """A small data set."""
-    return datasets.write_data(tmp_path / "tiny")
+    return data_folders.write_data(tmp_path / "tiny")
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from datasets import write_data
+from data_folders import write_data
 from PIL import Image
 
 import pyconv
 from pyconv import data
 from pyconv.layers import Dense, Flatten, Rescaling
-
 
 # evaluate
 
@@ -61,7 +60,7 @@ def test_predict(folder, model, tmp_path, pyconv_command):
         assert list(result["probabilities"].values()) == pytest.approx(row)
     status, lines, _ = pyconv_command("predict", model, *paths)
     assert status == 0
-    expected = [f"{r['image']}: {r['class']} ({r['probability']:.4f})" for r in results]
+    expected = [f"{r['image']}: {r['class']} (probability {r['probability']:.4f})" for r in results]
     assert lines == expected
 
 
@@ -95,7 +94,7 @@ def test_predict_by_a_model_of_ones_own(tmp_path, pyconv_command):
 
     status, lines, _ = save(Rescaling(1 / 255), Flatten(), Dense(4))
     assert status == 0
-    assert re.fullmatch(r".*x\.png: [0-3] \(0\.\d{4}\)", lines[0])
+    assert re.fullmatch(r".*x\.png: [0-3] \(probability 0\.\d{4}\)", lines[0])
     for layers, input_shape, message in (
         ((Flatten(), Dense(4)), (8, 8, 3), "Rescaling(1 / 255) as its first layer"),
         ((Rescaling(1 / 255), Flatten(), Dense(4)), (8, 8, 2), "takes 2 channels"),
@@ -118,6 +117,10 @@ def test_info(pyconv_command):
     assert status == 0
     assert [line.split()[0] for line in lines] == list(facts)
     assert any(pyconv.__version__ in line for line in lines)
+
+
+def test_version(pyconv_command):
+    assert pyconv_command("--version") == (0, [f"pyconv {pyconv.__version__}"], [])
 
 
 # Errors

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from datasets import write_data
+from data_folders import write_data
 from PIL import Image
 
 import pyconv
@@ -49,8 +49,8 @@ def test_train(folder, tmp_path, pyconv_command):
     result = json.loads(lines[-1])
     costs = result["costs"]
     expected = [
-        f"tiny: 50 + 20 images of 12x12x3 in 3 classes; signs, epochs 0 to 10, 2 threads, "
-        f"{result['isa']} kernels",
+        "Data: tiny, 50 training and 20 test images of 12x12x3 in 3 classes",
+        f"Model: signs; epochs: 11; threads: 2; kernels: {result['isa']}",
         *(f"Cost after epoch {epoch}: {costs[epoch]:f}" for epoch in (0, 5, 10)),
         f"Train Accuracy: {result['train_accuracy']:f}",
         f"Test Accuracy: {result['test_accuracy']:f}",
@@ -113,7 +113,7 @@ def test_signs_is_the_assignment(tmp_path, pyconv_command, capsys):
         "train", "--data", folder, "--epochs", 6, "--output", tmp_path, "--json"
     )
     assert status == 0
-    assert lines[1:5] == printed
+    assert lines[2:6] == printed
     result = json.loads(lines[-1])
     assert result["train_accuracy"] == train_accuracy
     assert result["test_accuracy"] == test_accuracy
@@ -198,6 +198,14 @@ def test_output_that_cannot_be_written(folder, tmp_path, pyconv_command, monkeyp
         assert errors[0].startswith("pyconv: error: ") and str(tmp_path / out) in errors[0]
 
 
+def test_no_folder_without_a_run(folder, tmp_path, pyconv_command):
+    out = tmp_path / "out"
+    for options in (("--data", tmp_path / "absent"), ("--data", folder, "--resume")):
+        status, _, errors = pyconv_command("train", "--output", out, *options)
+        assert status == 1 and len(errors) == 1
+        assert not out.exists()
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_output_without_permission(folder, tmp_path, pyconv_command):
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -230,6 +238,17 @@ def test_resume_is_exact(folder, tmp_path, pyconv_command, options):
     again = train("parts", 3, "--resume")  # there are four epochs already: nothing to do
     assert again["costs"] == whole["costs"]
     assert same_files(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_says_what_is_left_to_train(folder, tmp_path, pyconv_command):
+    def epochs(n, *options):
+        train = ("train", "--data", folder, "--output", tmp_path / "out", "--epochs", n)
+        _, lines, _ = pyconv_command(*train, *options)
+        return lines[1].split(";")[1]
+
+    assert epochs(2) == " epochs: 2"
+    assert epochs(3, "--resume") == " epochs: 3, 2 of them done"
+    assert epochs(2, "--resume") == " epochs: 3, all done already"
 
 
 def _two_epochs(tmp_path, train, options):

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--direction", type=_directions, default=DIRECTIONS, metavar="D[,D]",
                         help=f"these directions alone, out of {', '.join(DIRECTIONS)}")
     parser.add_argument("--rounds", type=_positive, default=7, metavar="N",
-                        help="time each side so often, and take the best (default: 7)")
+                        help="rounds of timing, of which the best counts (default: 7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (matplotlib)")
 

@@ -23,7 +23,7 @@ cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
     ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
-    BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
+    BAND_BYTES = 131_072    # an eighth of a 1 MB L2: the rest is for weights and outputs
 
 
 cdef void pad_rows(
@@ -164,6 +164,7 @@ cdef class Gather:
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
             not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
+            or self.in_place and self.band * self.columns * self.TC * sizeof(real) > BAND_BYTES
             or self.too_few_items()
         ):
             self.band = (self.band + 1) // 2
@@ -247,9 +248,10 @@ cdef class Gather:
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
         """One band of output rows of one image, for one range of channel blocks."""
-        cdef Py_ssize_t n = item // (self.bands * self.chunks)
-        cdef Py_ssize_t q0 = item // self.chunks % self.bands * self.band
-        cdef Py_ssize_t block = item % self.chunks * self.chunk
+        # Items that share weights follow each other: a chunk of a large filter stays in L2.
+        cdef Py_ssize_t n = item // self.bands % self.N
+        cdef Py_ssize_t q0 = item % self.bands * self.band
+        cdef Py_ssize_t block = item // (self.bands * self.N) * self.chunk
         self.run_rows(x + n * self.H * self.W * self.C, packed, b, relu,
                       y + n * self.TH * self.TW * self.TC, scratch,
                       q0, min(self.band, self.rows - q0), block, min(block + self.chunk, self.blocks))

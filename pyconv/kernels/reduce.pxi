@@ -155,8 +155,11 @@ cdef class Reduce:
             width = (lanes + VL - 1) // VL * VL
             source = dy + k
             for p in range(pixels):
-                memcpy(packed, source, lanes * sizeof(real))
-                if lanes < width:
+                if lanes == width:
+                    for v in range(width // VL):
+                        (<vec*> packed)[v] = (<const vec*> source)[v]
+                else:
+                    memcpy(packed, source, lanes * sizeof(real))
                     memset(packed + lanes, 0, (width - lanes) * sizeof(real))
                 if db != NULL:
                     sums = <vec*> (db + k)
