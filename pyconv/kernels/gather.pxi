@@ -23,7 +23,7 @@ cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
     ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
-    BAND_BYTES = 131_072    # an eighth of a 1 MB L2: the rest is for weights and outputs
+    BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
 
 
 cdef void pad_rows(
@@ -164,7 +164,7 @@ cdef class Gather:
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
             not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
-            or self.in_place and self.band * self.columns * self.TC * sizeof(real) > BAND_BYTES
+            or self.in_place and self.band * self.columns * self.TC * sizeof(real) > BAND_BYTES // 2
             or self.too_few_items()
         ):
             self.band = (self.band + 1) // 2
@@ -230,20 +230,29 @@ cdef class Gather:
         cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
         cdef Py_ssize_t t, c, j
         cdef const real* p
-        cdef real zero = 0
+        cdef real* first
+        cdef vec zero = vec_set(0)
         packed += block * self.tap_count * self.C_group * self.block
+        first = packed
         w += group * self.w_group + k * self.w_out
         for t in range(self.tap_count):
             for c in range(self.C_group):
                 p = w + self.tap_index[t] * self.w_tap + c * self.w_in
-                for j in range(lanes):
-                    packed[j] = p[j * self.w_out]
-                    zero += packed[j] * 0
-                for j in range(lanes, width):
-                    packed[j] = 0
+                if self.w_out == 1 and lanes == 2 * VL:
+                    (<vec*> packed)[0] = (<const vec*> p)[0]
+                    (<vec*> packed)[1] = (<const vec*> p)[1]
+                else:
+                    for j in range(lanes):
+                        packed[j] = p[j * self.w_out]
+                    for j in range(lanes, width):
+                        packed[j] = 0
                 packed += width
-        if zero != 0:  # NaN
-            self.spoiled = True
+        if self.clips:
+            while first < packed:
+                zero = zero + load_part(first, packed - first) * vec_set(0)
+                first += VL
+            if any_nan(zero):
+                self.spoiled = True
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:

@@ -47,15 +47,6 @@ cdef inline Py_ssize_t count_inside(Py_ssize_t start, Py_ssize_t dilation, Py_ss
     return end_inside(start, dilation, K, size) - first_inside(start, dilation)
 
 
-cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
-    """The next `count` numbers, at most VL; the lanes behind them are zero."""
-    cdef vec a = vec_set(0)
-    if count >= VL:
-        return (<const vec*> p)[0]
-    memcpy(&a, p, count * sizeof(real))
-    return a
-
-
 # ------------------------------------------------------------------------------------------ maximum
 
 cdef void max_down(const real* x, Py_ssize_t line, Py_ssize_t W, Py_ssize_t row, Py_ssize_t rows,

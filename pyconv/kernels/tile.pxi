@@ -12,6 +12,15 @@ cdef enum:
     TILE_1 = 12    # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
 
 
+cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
+    """The next `count` numbers, at most VL; the lanes behind them are zero."""
+    cdef vec a = vec_set(0)
+    if count >= VL:
+        return (<const vec*> p)[0]
+    memcpy(&a, p, count * sizeof(real))
+    return a
+
+
 cdef inline inlined pixel_tile(
     const Py_ssize_t rows, const Py_ssize_t nv,
     const real* x, Py_ssize_t x_step, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t length,

@@ -70,8 +70,10 @@ cdef extern from *:
     static inline __attribute__((always_inline)) ivec beats_at(vec v, ivec i, vec m, ivec j) {
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
-    static inline int beats_one(real v, whole i, real m, whole j) {
-        return (!(v <= m) && m == m) || (i < j && (v == m || (v != v && m != m)));
+    static inline int any_nan(vec a) {
+        int found = 0;
+        for (int l = 0; l < VL; l++) found |= a[l] != a[l];
+        return found;
     }
     """
     ctypedef float real      # the compiler knows the true size: -DPYCONV_REAL
@@ -89,7 +91,7 @@ cdef extern from *:
     ivec ivec_set(whole a) noexcept nogil
     void transpose(vec* rows) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
-    bint beats_one(real v, whole i, real m, whole j) noexcept nogil
+    bint any_nan(vec a) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.
