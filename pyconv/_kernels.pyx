@@ -15,6 +15,8 @@ include "kernels/wide.pxi"         # the same for few output channels, vectors a
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
+include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
+include "kernels/winograd_filter.pxi"  # dw of them
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # max and average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one

@@ -12,17 +12,31 @@ cdef class ConvPlan:
     stride, dilation, before : tuple
         (h, w) each; `before` is the padding at the top and at the left.
     groups : int
+    direct : bool
+        Refuse Winograd.
     """
     cdef tuple x, w, y, stride, dilation, before
     cdef Py_ssize_t groups
     cdef Gather to_y, to_dx
     cdef Reduce to_dw
     cdef WideReduce to_dw_wide
+    cdef Winograd fast_y, fast_dx
+    cdef WinogradFilter fast_dw
+    cdef bint winograd_y, winograd_dx, winograd_dw
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
-                 Py_ssize_t groups):
+                 Py_ssize_t groups, bint direct=False):
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
+        fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1) and groups == 1)
+        self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
+        self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
+        self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
+
+    def algorithm(self, str direction):
+        """ "winograd" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
+        chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw}
+        return "winograd" if chosen[direction] else "direct"
 
     cdef Gather plan_y(self, bint flat=True):
         KH, KW, C_group, K = self.w
@@ -74,6 +88,11 @@ cdef class ConvPlan:
             bias = &biases[0]
         if y.shape[0] == 0:
             return
+        if self.winograd_y and self.fast_y is None:
+            self.fast_y = Winograd(self.x, self.y, self.before, False)
+        if self.winograd_y and self.fast_y.run(
+                &x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0], num_threads):
+            return
         if self.to_y is None:
             self.to_y = self.plan_y()
         self.to_y.run(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu,
@@ -83,6 +102,11 @@ cdef class ConvPlan:
                        real[:, :, :, ::1] dx, int num_threads):
         """dx from dy and w."""
         if dx.shape[0] == 0:
+            return
+        if self.winograd_dx and self.fast_dx is None:
+            self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
+        if self.winograd_dx and self.fast_dx.run(
+                &dy[0, 0, 0, 0], &w[0, 0, 0, 0], NULL, False, &dx[0, 0, 0, 0], num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
@@ -99,6 +123,11 @@ cdef class ConvPlan:
             to_w = &filters[0, 0, 0, 0]
         if biases is not None:
             to_b = &biases[0]
+        if self.winograd_dw and self.fast_dw is None:
+            self.fast_dw = WinogradFilter(self.x, self.y, self.before)
+        if self.winograd_dw and to_w != NULL and self.fast_dw.run(
+                &x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads):
+            return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()
         if self.to_dw is None:

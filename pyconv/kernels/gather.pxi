@@ -328,7 +328,7 @@ cdef class Gather:
                         count, nv, band + (q - q0) * self.step_h * self.line
                         + column * self.step_w * self.pixel,
                         self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
-                        phase.run_length, packed, b, relu,
+                        phase.run_length, packed, b, 0, relu,
                         to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
                 column += count
 
@@ -350,7 +350,7 @@ cdef class Gather:
                                  self.C_group, packed, total, False, total, lanes, 0, 1)
                 else:
                     pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
-                                  self.C_group, packed, total, False, total, 0, width)
+                                  self.C_group, packed, total, 0, False, total, 0, width)
             packed += self.C_group * width
         memcpy(to, total, lanes * sizeof(real))
 

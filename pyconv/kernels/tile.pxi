@@ -24,9 +24,10 @@ cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
 cdef inline inlined pixel_tile(
     const Py_ssize_t rows, const Py_ssize_t nv,
     const real* x, Py_ssize_t x_step, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t length,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t lanes,
+    const real* w, const real* b, Py_ssize_t b_step, bint relu,
+    real* y, Py_ssize_t y_step, Py_ssize_t lanes,
 ) noexcept nogil:
-    """y[i, :lanes] = b + sum over runs r and c < length of x[i * x_step + offset[r] + c] * w[r, c]."""
+    """y[i, :lanes] = b[i] + sum over runs r, c < length of x[i * x_step + offset[r] + c] * w[r, c]."""
     cdef vec[24] acc
     cdef vec[2] wv
     cdef vec a
@@ -34,7 +35,7 @@ cdef inline inlined pixel_tile(
     cdef const real* p
     for i in range(rows):
         for v in range(nv):
-            acc[i * nv + v] = (<const vec*> (b + v * VL))[0]
+            acc[i * nv + v] = (<const vec*> (b + i * b_step + v * VL))[0]
     for r in range(runs):
         p = x + offset[r]
         for c in range(length):
@@ -95,59 +96,60 @@ cdef inline inlined filter_tile(
 cdef void pixel_tile_of(
     Py_ssize_t rows, Py_ssize_t nv,
     const real* x, Py_ssize_t x_step, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t length,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t lanes,
+    const real* w, const real* b, Py_ssize_t b_step, bint relu,
+    real* y, Py_ssize_t y_step, Py_ssize_t lanes,
 ) noexcept nogil:
     """`pixel_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            pixel_tile(12, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(12, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 11:
-            pixel_tile(11, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(11, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 10:
-            pixel_tile(10, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(10, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 9:
-            pixel_tile(9, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(9, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 8:
-            pixel_tile(8, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(8, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 7:
-            pixel_tile(7, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(7, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 6:
-            pixel_tile(6, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(6, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 5:
-            pixel_tile(5, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(5, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 4:
-            pixel_tile(4, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(4, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 3:
-            pixel_tile(3, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(3, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 2:
-            pixel_tile(2, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(2, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         else:
-            pixel_tile(1, 2, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(1, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
     else:
         if rows == 12:
-            pixel_tile(12, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(12, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 11:
-            pixel_tile(11, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(11, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 10:
-            pixel_tile(10, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(10, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 9:
-            pixel_tile(9, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(9, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 8:
-            pixel_tile(8, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(8, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 7:
-            pixel_tile(7, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(7, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 6:
-            pixel_tile(6, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(6, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 5:
-            pixel_tile(5, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(5, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 4:
-            pixel_tile(4, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(4, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 3:
-            pixel_tile(3, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(3, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         elif rows == 2:
-            pixel_tile(2, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(2, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
         else:
-            pixel_tile(1, 1, x, x_step, offset, runs, length, w, b, relu, y, y_step, lanes)
+            pixel_tile(1, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
 
 
 cdef void filter_tile_of(

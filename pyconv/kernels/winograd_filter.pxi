@@ -1,0 +1,247 @@
+# dw by Winograd: the transforms of winograd.pxi, transposed.
+#
+#     dw = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G    from 6x6 tiles d of x and 4x4 of dy
+#
+# As in reduce.pxi, the tiles of the whole batch are cut into fixed parts. A work item sums one part
+# for a chunk of input by a chunk of output channels, a block of tiles at a time, in its thread's
+# workspace; then it transforms the sum to a partial filter. The first part's partial filter is dw
+# itself, and the others are added to it in their order. db comes with the transform of dy.
+
+cdef inline inlined spread_line(
+    const real* y, Py_ssize_t from_step, real* to, Py_ssize_t to_step,
+) noexcept nogil:
+    """A y: 4 outputs to 6 points."""
+    cdef vec y0 = (<const vec*> y)[0]
+    cdef vec y1 = (<const vec*> (y + from_step))[0]
+    cdef vec y2 = (<const vec*> (y + 2 * from_step))[0]
+    cdef vec y3 = (<const vec*> (y + 3 * from_step))[0]
+    cdef vec even = y0 + TWO * y2
+    cdef vec odd = y1 + TWO * y3
+    (<vec*> to)[0] = y0
+    (<vec*> (to + to_step))[0] = even + ROOT_2 * odd
+    (<vec*> (to + 2 * to_step))[0] = even - ROOT_2 * odd
+    even = y0 + HALF * y2
+    odd = y1 + HALF * y3
+    (<vec*> (to + 3 * to_step))[0] = even + ROOT_HALF * odd
+    (<vec*> (to + 4 * to_step))[0] = even - ROOT_HALF * odd
+    (<vec*> (to + 5 * to_step))[0] = y3
+
+
+cdef inline inlined taps_line(
+    const real* q, Py_ssize_t from_step, real* to, Py_ssize_t to_step,
+) noexcept nogil:
+    """G^T q: 6 points to 3 taps."""
+    cdef vec q1 = (<const vec*> (q + from_step))[0]
+    cdef vec q2 = (<const vec*> (q + 2 * from_step))[0]
+    cdef vec q3 = (<const vec*> (q + 3 * from_step))[0]
+    cdef vec q4 = (<const vec*> (q + 4 * from_step))[0]
+    cdef vec even1 = q1 + q2, even2 = q3 + q4
+    (<vec*> to)[0] = ((<const vec*> q)[0] + SIXTH * even1) - TWO * THIRD * even2
+    (<vec*> (to + to_step))[0] = ROOT_2 * SIXTH * ((q1 - q2) - TWO * (q3 - q4))
+    (<vec*> (to + 2 * to_step))[0] = (<const vec*> (q + 5 * from_step))[0] + THIRD * (even1 - even2)
+
+
+cdef void spread_tile(
+    const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to, Py_ssize_t step, real* db,
+) noexcept nogil:
+    """to = A dy A^T of a vector of channels; db += the sum of the 4x4, if wanted."""
+    cdef vec36 t
+    cdef real* s = <real*> t
+    cdef vec sums
+    cdef Py_ssize_t i, j
+    for i in range(TILE):
+        for j in range(TILE):
+            prefetch(dy + i * line + (TILE + j) * pixel)
+    for j in range(TILE):
+        spread_line(dy + j * pixel, line, s + j * VL, TILE * VL)
+    for i in range(PATCH):
+        spread_line(s + i * TILE * VL, VL, to + i * PATCH * step, step)
+    if db != NULL:
+        sums = (<vec*> db)[0]
+        for i in range(TILE):
+            for j in range(TILE):
+                sums = sums + (<const vec*> (dy + i * line + j * pixel))[0]
+        (<vec*> db)[0] = sums
+
+
+cdef void taps_tile(
+    const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead, Py_ssize_t lanes,
+    vec* check,
+) noexcept nogil:
+    """dw = G^T q G, its taps `tap` apart; check becomes NaN where one is not finite.
+
+    `ahead` is where a later call will write: lines come slowly from memory, 9 places at once.
+    """
+    cdef vec36 t
+    cdef vec[3] r
+    cdef real* s = <real*> t
+    cdef Py_ssize_t i, j
+    for i in range(9):
+        prefetch(dw + i * tap + ahead)
+    for j in range(PATCH):
+        taps_line(q + j * step, PATCH * step, s + j * VL, PATCH * VL)
+    for i in range(3):
+        taps_line(s + i * PATCH * VL, VL, <real*> r, VL)
+        for j in range(3):
+            check[0] = check[0] + 0 * r[j]
+            if lanes == VL:
+                (<vec*> (dw + (3 * i + j) * tap))[0] = r[j]
+            else:
+                memcpy(dw + (3 * i + j) * tap, &r[j], lanes * sizeof(real))
+
+
+cdef class WinogradFilter:
+    """dw and db of a convolution with 3x3 filters, stride 1 and one group.
+
+    Parameters
+    ----------
+    x, dy : tuple
+        Shapes (N, H, W, C) and (N, OH, OW, K).
+    before : tuple
+        Zeros (h, w) above and to the left of x.
+    """
+    cdef Py_ssize_t N, H, W, C, OH, OW, K, top, left
+    cdef Py_ssize_t across, tiles_image, tiles, most, parts
+    cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks
+    cdef Py_ssize_t v_step, d_step, q_step, area
+    cdef Workspace partials, scratch
+    cdef readonly Py_ssize_t work
+
+    def __cinit__(self, x, dy, before):
+        self.N, self.H, self.W, self.C = x
+        self.OH, self.OW, self.K = dy[1:]
+        self.top, self.left = before
+        self.partials, self.scratch = Workspace(), Workspace()
+        self.cut()
+
+    cdef cut(self):
+        """Choose chunks, parts and blocks: by shape alone, so that sums never move."""
+        self.across = (self.OW + TILE - 1) // TILE
+        self.tiles_image = (self.OH + TILE - 1) // TILE * self.across
+        self.tiles = self.N * self.tiles_image
+        self.block = 2 * VL if self.K > VL else VL
+        self.c_chunk = whole_chunk(self.C, C_CHUNK, 16)
+        self.k_chunk = whole_chunk(self.K, K_CHUNK, 32)
+        self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
+        self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
+        self.parts = (ITEMS + self.c_chunks * self.k_chunks - 1) // (self.c_chunks * self.k_chunks)
+        self.parts = max(1, min(self.parts, self.tiles // BLOCK_TILES))
+        self.most = min(2 * BLOCK_TILES, (self.tiles + self.parts - 1) // self.parts)
+        self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
+        # 16 numbers more, as in winograd.pxi.
+        self.v_step = self.most * self.c_chunk + 16
+        self.d_step = self.most * self.k_chunk + 16
+        self.q_step = self.c_chunk * self.k_chunk + 16
+        self.area = POINTS * (self.v_step + self.d_step + self.q_step + self.c_chunk)
+        self.area += TILE * TILE * self.k_chunk
+
+    cdef bint run(self, const real* x, const real* dy, real* dw, real* db,
+                  int num_threads) except -1:
+        """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
+        cdef Py_ssize_t item, row, bad = 0, size = 9 * self.C * self.K
+        cdef Py_ssize_t k_padded = self.k_chunks * self.k_chunk
+        cdef Py_ssize_t rows = 9 * self.C if self.parts > 1 else 0
+        cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
+        cdef real* sums = partials + (self.parts - 1) * size
+        cdef real* scratch = self.scratch.take(num_threads * self.area)
+        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        with nogil:
+            for item in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
+                               num_threads=threads):
+                bad += self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
+                                     scratch + threadid() * self.area, item)
+            for row in prange(rows, schedule="static", num_threads=threads):
+                self.add_parts(partials + row * self.K, size, dw + row * self.K)
+            if db != NULL:
+                memcpy(db, sums, self.K * sizeof(real))
+                self.add_parts(sums + k_padded, k_padded, db)
+        return bad == 0
+
+    cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
+        """total[k] += parts[k], parts[step + k], ..., the parts after the first."""
+        cdef Py_ssize_t part, k
+        for part in range(self.parts - 1):
+            for k in range(self.K):
+                total[k] += parts[part * step + k]
+
+    cdef bint run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
+                       real* scratch, Py_ssize_t item) noexcept nogil:
+        """One part, for one chunk by one chunk of channels; True if some sum is not finite."""
+        cdef Py_ssize_t part = item % self.parts
+        cdef Py_ssize_t k0 = item // self.parts % self.k_chunks * self.k_chunk
+        cdef Py_ssize_t c0 = item // self.parts // self.k_chunks * self.c_chunk
+        cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
+        cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
+        cdef Py_ssize_t tile = part * self.tiles // self.parts
+        cdef Py_ssize_t end = (part + 1) * self.tiles // self.parts
+        cdef Py_ssize_t count, i, n, row, column, c, k
+        cdef bint first = True
+        cdef real* d = scratch + POINTS * self.v_step
+        cdef real* q = d + POINTS * self.d_step
+        cdef real* patch = q + POINTS * self.q_step
+        cdef real* db = NULL
+        cdef vec check = vec_set(0)
+        memset(patch + POINTS * self.c_chunk, 0, TILE * TILE * self.k_chunk * sizeof(real))
+        if sums != NULL and c0 == 0:
+            db = sums + part * self.k_chunks * self.k_chunk + k0
+            memset(db, 0, self.k_chunk * sizeof(real))
+        while tile < end:
+            count = min(self.most, end - tile)
+            for i in range(count):
+                n = (tile + i) // self.tiles_image
+                row = (tile + i) % self.tiles_image // self.across * TILE
+                column = (tile + i) % self.across * TILE
+                input_tile_at(x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
+                              channels, row - self.top, column - self.left, patch,
+                              scratch + i * self.c_chunk, self.c_chunk, self.v_step)
+                self.spread_tile_at(dy + n * self.OH * self.OW * self.K + k0, width, row, column,
+                                    patch + POINTS * self.c_chunk, d, i, db)
+            self.multiply(scratch, d, q, count, channels, width, first)
+            first = False
+            tile += count
+        dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0
+        for c in range(channels):
+            k = 0
+            while k < width:
+                taps_tile(q + c * self.k_chunk + k, self.q_step, dw + c * self.K + k,
+                          self.C * self.K, 2 * self.K, min(VL, width - k), &check)
+                k += VL
+        return not is_zero(check)
+
+    cdef void spread_tile_at(self, const real* dy, Py_ssize_t width, Py_ssize_t row,
+                             Py_ssize_t column, real* patch, real* d, Py_ssize_t i,
+                             real* db) noexcept nogil:
+        """Tile i of the block, packed by channel blocks: [point, block, tile, lanes]."""
+        cdef Py_ssize_t line = self.OW * self.K, pixel = self.K, k = 0, block, lanes
+        cdef const real* p = dy + row * line + column * pixel
+        if row + TILE > self.OH or column + TILE > self.OW or width % VL:
+            line, pixel = TILE * self.k_chunk, self.k_chunk
+            pad_rows(dy, self.OH, self.OW, self.K, patch, TILE, pixel, row, column, TILE, width)
+            p = patch
+        while k < width:
+            block = k // self.block * self.block
+            lanes = (min(self.block, width - block) + VL - 1) // VL * VL
+            spread_tile(p + k, line, pixel, d + block * self.most + i * lanes + k - block,
+                        self.d_step, NULL if db == NULL else db + k)
+            k += VL
+
+    cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t count,
+                       Py_ssize_t channels, Py_ssize_t width, bint first) noexcept nogil:
+        """q = (if first) or += the 36 products of a block of tiles of x and of dy."""
+        cdef Py_ssize_t e, k, nv, i, rows
+        for e in range(POINTS):
+            if first:
+                memset(q, 0, channels * self.k_chunk * sizeof(real))
+            k = 0
+            while k < width:
+                nv = (min(self.block, width - k) + VL - 1) // VL
+                i = 0
+                while i < channels:
+                    rows = even_part(channels - i, tile_rows(nv))
+                    filter_tile_of(rows, nv, v + i, 0, self.c_chunk, d + k * self.most, 1, count,
+                                   q + i * self.k_chunk + k, self.k_chunk)
+                    i += rows
+                k += self.block
+            v += self.v_step
+            d += self.d_step
+            q += self.q_step

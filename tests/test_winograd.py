@@ -1,0 +1,145 @@
+"""Winograd F(4x4, 3x3) against float64 sums, and against the direct algorithm where bits matter."""
+
+import numpy as np
+import pytest
+
+from pyconv import _dispatch
+
+KERNELS = _dispatch.available_kernels()
+LEAST = 128  # outputs from which all three directions take Winograd
+
+# H, W, C_in, C_out, ((top, bottom), (left, right))
+SHAPES = [
+    *((size, size, 16 + size, 40 - size, ((1, 1), (1, 1))) for size in range(3, 18)),
+    (17, 17, 70, 33, ((0, 0), (0, 0))),
+    (16, 12, 16, 70, ((2, 2), (2, 2))),
+    (11, 9, 67, 64, ((0, 1), (2, 0))),
+    (10, 13, 32, 31, ((3, 0), (0, 4))),
+    (2, 30, 20, 48, ((1, 1), (1, 1))),
+    (5, 7, 130, 150, ((1, 0), (1, 2))),  # several chunks of both channels
+    (8, 8, 350, 16, ((1, 1), (1, 1))),
+]
+
+
+class Case:
+    """One convolution with random arrays, run by the kernels of one instruction set."""
+
+    def __init__(self, H, W, C, K, pads, seed=0):
+        OH, OW = H + sum(pads[0]) - 2, W + sum(pads[1]) - 2
+        N = -(-LEAST // min(H * W, OH * OW))
+        rng = np.random.default_rng(seed)
+        self.pads = pads
+        self.x, self.w, self.b, self.dy = (
+            rng.standard_normal(shape).astype(np.float32)
+            for shape in ((N, H, W, C), (3, 3, C, K), (K,), (N, OH, OW, K))
+        )
+
+    def plan(self, isa, direct=False):
+        return _dispatch.Kernels(isa).modules["f"].ConvPlan(
+            self.x.shape, self.w.shape, self.dy.shape, (1, 1), (1, 1),
+            (self.pads[0][0], self.pads[1][0]), 1, direct,
+        )
+
+    def run(self, plan, threads=2, relu=False):
+        """y, dx, dw and db."""
+        results = [np.full_like(a, 7) for a in (self.dy, self.x, self.w, self.b)]
+        y, dx, dw, db = results
+        plan.forward(self.x, self.w, self.b, relu, y, threads)
+        plan.backward_input(self.dy, self.w, dx, threads)
+        plan.backward_filter(self.x, self.dy, dw, db, threads)
+        return results
+
+    def reference(self):
+        """y, dx, dw and db as float64 sums."""
+        x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
+        padded = np.pad(x, ((0, 0), *self.pads, (0, 0)))
+        y, dpadded, dw = b + np.zeros(dy.shape), np.zeros(padded.shape), np.empty(w.shape)
+        for kh, kw in np.ndindex(3, 3):
+            window = np.s_[:, kh:kh + dy.shape[1], kw:kw + dy.shape[2]]
+            y += padded[window] @ w[kh, kw]
+            dpadded[window] += dy @ w[kh, kw].T
+            dw[kh, kw] = np.tensordot(padded[window], dy, axes=([0, 1, 2], [0, 1, 2]))
+        (top, _), (left, _) = self.pads
+        dx = dpadded[:, top:top + x.shape[1], left:left + x.shape[2]]
+        return y, dx, dw, dy.sum(axis=(0, 1, 2))
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_error_is_within_the_rule(shape, isa):
+    case = Case(*shape)
+    plan = case.plan(isa)
+    assert [plan.algorithm(d) for d in ("y", "dx", "dw")] == ["winograd"] * 3
+    for got, want in zip(case.run(plan), case.reference(), strict=True):
+        assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
+    case = Case(*shape)
+    wide = [isa for isa in KERNELS if isa != "baseline"] or KERNELS
+    results = [case.run(case.plan(isa), threads) for isa in wide for threads in (1, 2, 3, 8)]
+    for result in results[1:]:
+        for got, want in zip(result, results[0], strict=True):
+            assert got.tobytes() == want.tobytes()
+
+
+def test_a_plan_gives_the_same_bits_again():
+    case, other = (Case(11, 9, 33, 70, ((1, 1), (1, 1)), seed) for seed in (0, 1))
+    plan = case.plan(KERNELS[0])
+    first = case.run(plan)
+    other.run(plan)
+    for got, want in zip(case.run(plan), first, strict=True):
+        assert got.tobytes() == want.tobytes()
+
+
+def test_relu():
+    case = Case(9, 10, 16, 40, ((1, 1), (1, 1)))
+    plan = case.plan(KERNELS[0])
+    y = case.run(plan)[0]
+    np.testing.assert_array_equal(case.run(plan, relu=True)[0], np.maximum(y, 0))
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
+def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
+    for seed in range(6):
+        case = Case(9, 7, 17, 33, ((1, 1), (2, 0)), seed)
+        array = getattr(case, name)
+        array.flat[np.random.default_rng(seed).integers(array.size)] = value
+        direct = case.run(case.plan(isa, direct=True))
+        for got, want in zip(case.run(case.plan(isa)), direct, strict=True):
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+            infinite = np.isinf(want)
+            np.testing.assert_array_equal(np.isinf(got), infinite)
+            np.testing.assert_array_equal(got[infinite], want[infinite])
+
+
+def test_a_sum_that_is_nan_is_nan_after_relu():
+    case = Case(8, 8, 16, 16, ((1, 1), (1, 1)))
+    case.x[0, 3, 3, 5] = np.nan
+    y = case.run(case.plan(KERNELS[0]), relu=True)[0]
+    expected = np.zeros(y.shape, bool)
+    expected[0, 2:5, 2:5] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)
+
+
+def test_only_where_it_pays_and_not_when_refused():
+    def algorithms(x, w, stride=(1, 1), dilation=(1, 1), groups=1, dtype="f", direct=False):
+        y = (*x[:3], w[3])
+        plan = _dispatch.active.modules[dtype].ConvPlan(
+            x, w, y, stride, dilation, (1, 1), groups, direct)
+        return [plan.algorithm(d) for d in ("y", "dx", "dw")]
+
+    x, w = (4, 16, 16, 32), (3, 3, 32, 32)
+    assert algorithms(x, w) == ["winograd"] * 3
+    assert algorithms((1, 8, 8, 32), w) == ["winograd", "winograd", "direct"]
+    for refused in (
+        algorithms(x, w, direct=True), algorithms(x, w, dtype="d"),
+        algorithms(x, w, stride=(2, 1)), algorithms(x, w, dilation=(1, 2)),
+        algorithms(x, (3, 3, 16, 32), groups=2), algorithms(x, (3, 5, 32, 32)),
+        algorithms((4, 16, 16, 8), (3, 3, 8, 32)), algorithms(x, (3, 3, 32, 8)),
+        algorithms((64, 2, 2, 32), w), algorithms((1, 4, 4, 32), w),
+    ):
+        assert refused == ["direct"] * 3
