@@ -22,31 +22,32 @@ class Workspace: ...
 @final
 class ConvPlan:
     def __init__(
-        self, x: _Shape, w: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair, groups: int
+        self, x: _Shape, w: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair, groups: int,
+        direct: bool = False,
     ) -> None: ...
+    def algorithm(self, direction: str) -> str: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, num_threads: int
     ) -> None: ...
-    def backward_input(self, dy: _Array, w: _Array, dx: _Array, num_threads: int) -> None: ...
-    def backward_filter(
-        self, x: _Array, dy: _Array, dw: _Array | None, db: _Array | None, num_threads: int
+    def backward(
+        self, dy: _Array, x: _Array, w: _Array, dx: _Array | None, dw: _Array | None,
+        db: _Array | None, num_threads: int,
     ) -> None: ...
 
 @final
 class ConvPoolPlan:
     @property
-    def conv(self) -> ConvPlan: ...
-    @property
     def sparse(self) -> bool: ...
     def __init__(
         self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
         groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads,
+        direct: bool = False,
     ) -> None: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, indices: NDArray[int32],
         num_threads: int,
     ) -> None: ...
-    def backward_sparse(
+    def backward(
         self, dy: _Array, indices: NDArray[int32], x: _Array, w: _Array, dx: _Array | None,
         dw: _Array | None, db: _Array | None, num_threads: int,
     ) -> None: ...

@@ -13,8 +13,8 @@ _SPINS = "4000"  # about 0.1 ms
 if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
     os.environ["GOMP_SPINCOUNT"] = _SPINS
     try:
-        from . import _cpu  # noqa: F401  (loads libgomp)
+        from . import _dispatch  # noqa: F401  (its kernels load libgomp)
     except ImportError:
-        pass  # `_dispatch` says what is wrong
+        pass  # raised again, and reported, when `functional` imports it
     finally:
         del os.environ["GOMP_SPINCOUNT"]  # child processes choose for themselves

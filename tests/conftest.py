@@ -55,6 +55,14 @@ def isa(request):
 
 
 @pytest.fixture
+def direct():
+    """Sums of products in their order, everywhere: exact on integers."""
+    pyconv.set_algorithm("direct")
+    yield
+    pyconv.set_algorithm("auto")
+
+
+@pytest.fixture
 def rng():
     """A generator that the seed in the report's header starts."""
     return np.random.default_rng(cases.SEED)

@@ -154,7 +154,7 @@ def test_batches(N, dtype, isa):
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=str)
-def test_layers_of_real_networks(case, dtype, isa):
+def test_layers_of_real_networks(case, dtype, isa, direct):
     for num_threads in THREADS:
         check(case, dtype, num_threads)
 

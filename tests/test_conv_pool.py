@@ -45,7 +45,7 @@ def apart(x, w, b, window, activation, options):
 @pytest.mark.parametrize("num_threads", THREADS)
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_operations_apart(name, activation, dtype, isa, num_threads, rng):
+def test_equals_the_operations_apart(name, activation, dtype, isa, num_threads, rng, direct):
     x_shape, w_shape, window, options = CASES[name]
     x, w = integers(rng, x_shape, dtype), integers(rng, w_shape, dtype)
     b = integers(rng, w_shape[3:], dtype, 60)
@@ -63,6 +63,26 @@ def test_equals_the_operations_apart(name, activation, dtype, isa, num_threads, 
         dy, places, x, w, window, num_threads=num_threads, **options)
     for which, one, other in zip(("dx", "dw", "db"), gradients, expected, strict=True):
         assert_array_equal(one, other, err_msg=which)
+
+
+@pytest.mark.parametrize("num_threads", THREADS)
+def test_equals_the_operations_apart_by_winograd(isa, num_threads, rng):
+    x_shape, w_shape, window, options = CASES["vgg"]
+    x, w = integers(rng, x_shape, np.float32), integers(rng, w_shape, np.float32)
+    assert pyconv.conv2d_algorithm(x_shape, w_shape, padding=1) == "winograd"
+    z, y, indices, conv = apart(x, w, None, window, "relu", options)
+    ours, places = pyconv.conv2d_max_pool2d(
+        x, w, None, window, activation="relu", num_threads=num_threads, **options)
+    assert_array_equal(ours, y)
+    assert_array_equal(places, indices)
+    dy = integers(rng, y.shape, np.float32)
+    alive = np.where(indices < 0, 0, dy).astype(np.float32)
+    dz = pyconv.max_pool2d_backward(alive, np.maximum(indices, 0), z.shape)
+    expected = pyconv.conv2d_backward(dz, x, w, **conv)
+    gradients = pyconv.conv2d_max_pool2d_backward(
+        dy, places, x, w, window, num_threads=num_threads, **options)
+    for one, other in zip(gradients, expected, strict=True):
+        assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("need", [(), ("x",), ("w",), ("b",), ("w", "b")])

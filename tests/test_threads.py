@@ -1,6 +1,7 @@
 """Threads change no bit; who decides how many there are; and a fork survives them."""
 
 import os
+import re
 import sys
 
 import numpy as np
@@ -99,6 +100,20 @@ import pyconv
 print(pyconv.get_num_threads())
 """
     assert run_python(code).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "spins"),
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_spin_shortly(run_python, theirs, spins):
+    done = run_python("import pyconv, os; print('GOMP_SPINCOUNT' in os.environ)",
+                      OMP_DISPLAY_ENV="verbose", **theirs)
+    found = re.search("GOMP_SPINCOUNT = '(.*)'", done.stderr)
+    if found is None:
+        pytest.skip("this OpenMP runtime is not GCC's")
+    assert found[1] == spins
+    assert done.stdout == f"{'GOMP_SPINCOUNT' in theirs}\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "100000"])

@@ -45,8 +45,7 @@ class Case:
         results = [np.full_like(a, 7) for a in (self.dy, self.x, self.w, self.b)]
         y, dx, dw, db = results
         plan.forward(self.x, self.w, self.b, relu, y, threads)
-        plan.backward_input(self.dy, self.w, dx, threads)
-        plan.backward_filter(self.x, self.dy, dw, db, threads)
+        plan.backward(self.dy, self.x, self.w, dx, dw, db, threads)
         return results
 
     def reference(self):

@@ -79,58 +79,51 @@ cdef class ConvPlan:
             self.to_dw = Reduce(self.x, self.y, self.groups, self.w[:2], self.stride, self.dilation,
                                 self.before)
 
-    def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, b,
-                bint relu, real[:, :, :, ::1] y, int num_threads):
-        """y = x * w + b, then ReLU if `relu`; `b` is None or of shape (C_out,)."""
-        cdef const real[::1] biases = b
-        cdef const real* bias = NULL
-        if biases is not None:
-            bias = &biases[0]
-        if y.shape[0] == 0:
-            return
+    cdef compute_y(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                   int num_threads):
         if self.winograd_y and self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.before, False)
-        if self.winograd_y and self.fast_y.run(
-                &x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0], num_threads):
+        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
             return
         if self.to_y is None:
             self.to_y = self.plan_y()
-        self.to_y.run(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu,
-                      &y[0, 0, 0, 0], num_threads)
+        self.to_y.run(x, w, b, relu, y, num_threads)
 
-    def backward_input(self, const real[:, :, :, ::1] dy, const real[:, :, :, ::1] w,
-                       real[:, :, :, ::1] dx, int num_threads):
-        """dx from dy and w."""
-        if dx.shape[0] == 0:
-            return
+    cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads):
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
-        if self.winograd_dx and self.fast_dx.run(
-                &dy[0, 0, 0, 0], &w[0, 0, 0, 0], NULL, False, &dx[0, 0, 0, 0], num_threads):
+        if self.winograd_dx and self.fast_dx.run(dy, w, NULL, False, dx, num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
-        self.to_dx.run(&dy[0, 0, 0, 0], &w[0, 0, 0, 0], NULL, False, &dx[0, 0, 0, 0], num_threads)
+        self.to_dx.run(dy, w, NULL, False, dx, num_threads)
 
-    def backward_filter(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy,
-                        dw, db, int num_threads):
-        """dw and db from x and dy; either may be None. N is at least 1."""
-        cdef real[:, :, :, ::1] filters = dw
-        cdef real[::1] biases = db
-        cdef real* to_w = NULL
-        cdef real* to_b = NULL
-        if filters is not None:
-            to_w = &filters[0, 0, 0, 0]
-        if biases is not None:
-            to_b = &biases[0]
+    cdef compute_dw(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
+        """Either of dw and db may be NULL."""
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)
-        if self.winograd_dw and to_w != NULL and self.fast_dw.run(
-                &x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads):
+        if self.winograd_dw and dw != NULL and self.fast_dw.run(x, dy, dw, db, num_threads):
             return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()
         if self.to_dw is None:
-            self.to_dw_wide.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads)
+            self.to_dw_wide.run(x, dy, dw, db, num_threads)
         else:
-            self.to_dw.run(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], to_w, to_b, num_threads)
+            self.to_dw.run(x, dy, dw, db, num_threads)
+
+    def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, const real[::1] b,
+                bint relu, real[:, :, :, ::1] y, int num_threads):
+        """y = x * w + b, then ReLU if `relu`; `b` is None or of shape (C_out,)."""
+        if y.shape[0]:
+            self.compute_y(&x[0, 0, 0, 0], &w[0, 0, 0, 0], NULL if b is None else <real*> &b[0], relu,
+                           &y[0, 0, 0, 0], num_threads)
+
+    def backward(self, const real[:, :, :, ::1] dy, const real[:, :, :, ::1] x,
+                 const real[:, :, :, ::1] w, real[:, :, :, ::1] dx, real[:, :, :, ::1] dw,
+                 real[::1] db, int num_threads):
+        """Fill dx, dw and db; each may be None. N is at least 1."""
+        if dx is not None:
+            self.compute_dx(&dy[0, 0, 0, 0], &w[0, 0, 0, 0], &dx[0, 0, 0, 0], num_threads)
+        if dw is not None or db is not None:
+            self.compute_dw(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], NULL if dw is None else &dw[0, 0, 0, 0],
+                            NULL if db is None else &db[0], num_threads)

@@ -1,12 +1,22 @@
 # Convolution, bias, ReLU and max pooling as one: only the winners and their places are kept.
 #
 # A work item computes the convolution's rows that a band of pooled rows needs, in its thread's
-# workspace, and pools them there. Going back, only the winners had a say: one position in 64 for an
-# 8x8 pool. Where that is cheaper than the dense kernels, dw and dx are sums over the winners.
+# workspace, and pools them there. Where Winograd computes the convolution, which knows tiles and no
+# rows, its output goes to a workspace as a whole. Going back, only the winners had a say: one
+# position in 64 for an 8x8 pool. Where that is cheaper than the dense kernels, dw and dx are sums over
+# the winners; elsewhere dy is spread over a workspace first.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
+
+
+cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil:
+    """ReLU of pooled outputs; where it cuts, there is no winner. NaN stays."""
+    cdef Py_ssize_t i
+    for i in range(count):
+        indices[i] = -1 if y[i] <= 0 else indices[i]
+        y[i] = 0 if y[i] <= 0 else y[i]
 
 
 cdef class ConvPoolPlan:
@@ -20,21 +30,23 @@ cdef class ConvPoolPlan:
         The convolution's, as in `ConvPlan`.
     window, pool_stride, pool_pads : tuple
         (h, w), (h, w), ((top, bottom), (left, right)).
+    direct : bool
+        Refuse Winograd.
     """
-    cdef tuple shapes
     cdef Window g                                  # of one image of the convolution's output
     cdef Gather gather
-    cdef readonly ConvPlan conv                    # the dense gradients
+    cdef ConvPlan conv                             # Winograd, and the dense gradients
     cdef readonly bint sparse                      # whether to sum over the winners
+    cdef Workspace whole_z
     cdef Py_ssize_t N, H, W, C, K, KH, KW, stride_h, stride_w, top, left
     cdef Py_ssize_t band, bands, z_rows, z_size, slot, run, run_padded, padded_w, padded_size, parts
     cdef Workspace scratch, partials, transposed
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple dilation,
-                 tuple before, Py_ssize_t groups, tuple window, tuple pool_stride, tuple pool_pads):
+                 tuple before, Py_ssize_t groups, tuple window, tuple pool_stride, tuple pool_pads,
+                 bint direct=False):
         cdef Py_ssize_t area
-        self.shapes = x, w, z, y
-        self.conv = ConvPlan(x, w, z, stride, dilation, before, groups)
+        self.conv = ConvPlan(x, w, z, stride, dilation, before, groups, direct)
         self.gather = self.conv.plan_y(False)
         self.g = window_of((1, *z[1:]), (1, *y[1:]), window, pool_stride, (1, 1), pool_pads, False)
         self.N, self.H, self.W, self.C = x
@@ -42,6 +54,7 @@ cdef class ConvPoolPlan:
         self.stride_h, self.stride_w = stride
         self.top, self.left = before
         self.scratch, self.partials, self.transposed = Workspace(), Workspace(), Workspace()
+        self.whole_z = Workspace()
         self.band = self.g.OH
         while self.band > 1 and (
             self.N * ((self.g.OH + self.band - 1) // self.band) < ITEMS
@@ -74,27 +87,49 @@ cdef class ConvPoolPlan:
 
     # ------------------------------------------------------------------------------------- forward
 
-    def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, b, bint relu,
-                real[:, :, :, ::1] y, int32_t[:, :, :, ::1] indices, int num_threads):
+    def forward(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, const real[::1] b,
+                bint relu, real[:, :, :, ::1] y, int32_t[:, :, :, ::1] indices, int num_threads):
         """y = max pool of (x * w + b), then ReLU if `relu`; indices are -1 where that cut off."""
-        cdef const real[::1] biases = b
         cdef const real* bias = NULL
-        cdef Py_ssize_t item
-        cdef int threads = self.gather.threads(num_threads)
         if self.N == 0:
             return
-        if biases is not None:
-            bias = &biases[0]
-        cdef real* packed = self.gather.pack(&w[0, 0, 0, 0], num_threads)
-        cdef real* padded_bias = self.gather.pack_bias(bias)
+        if b is not None:
+            bias = &b[0]
+        if self.conv.winograd_y:
+            self.run_apart(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
+                           &indices[0, 0, 0, 0], num_threads)
+        else:
+            self.run_fused(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
+                           &indices[0, 0, 0, 0], num_threads)
+
+    cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                   int32_t* indices, int num_threads):
+        cdef Py_ssize_t item, size = max_scratch(&self.g)
+        cdef real* z = self.whole_z.take(self.N * self.g.H * self.g.W * self.K)
+        cdef int threads = self.gather.threads(num_threads)
+        cdef char* scratch = <char*> self.scratch.take(threads * size // <Py_ssize_t> sizeof(real))
+        self.conv.compute_y(x, w, b, False, z, num_threads)
+        for item in prange(self.N * self.g.OH, schedule="dynamic", chunksize=4, num_threads=threads,
+                           nogil=True):
+            self.pool_row(z, relu, y, indices, scratch + threadid() * size, item)
+
+    cdef void pool_row(self, const real* z, bint relu, real* y, int32_t* indices, char* scratch,
+                       Py_ssize_t item) noexcept nogil:
+        cdef Py_ssize_t row = item * self.g.OW * self.K
+        max_image_row(&self.g, z, y, indices, item, scratch)
+        if relu:
+            cut_losers(y + row, indices + row, self.g.OW * self.K)
+
+    cdef run_fused(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                   int32_t* indices, int num_threads):
+        cdef Py_ssize_t item
+        cdef int threads = self.gather.threads(num_threads)
+        cdef real* packed = self.gather.pack(w, num_threads)
+        cdef real* bias = self.gather.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.slot)
-        cdef const real* source = &x[0, 0, 0, 0]
-        cdef real* target = &y[0, 0, 0, 0]
-        cdef int32_t* places = &indices[0, 0, 0, 0]
         for item in prange(self.N * self.bands, schedule="dynamic", num_threads=threads,
                            nogil=True):
-            self.run_item(source, packed, padded_bias, relu, target, places,
-                          scratch + threadid() * self.slot, item)
+            self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
@@ -109,7 +144,7 @@ cdef class ConvPoolPlan:
         cdef real* z = scratch + self.gather.area
         cdef char* rest = <char*> (z + (self.z_size + 63) // 64 * 64)
         cdef real* image = z - q0 * line
-        cdef Py_ssize_t q, p, c, i, at
+        cdef Py_ssize_t q, p, c, at
         q = q0
         while q < q1:
             for c in range(self.gather.chunks):
@@ -125,10 +160,7 @@ cdef class ConvPoolPlan:
             else:
                 max_row(g, image, y + at, indices + at, p, rest)
             if relu:
-                for i in range(at, at + g.OW * self.K):
-                    if y[i] <= 0:
-                        y[i] = 0
-                        indices[i] = -1
+                cut_losers(y + at, indices + at, g.OW * self.K)
 
     cdef void max_planar_row(self, const real* z, real* y, int32_t* indices, Py_ssize_t p,
                              char* scratch) noexcept nogil:
@@ -147,37 +179,50 @@ cdef class ConvPoolPlan:
 
     # ------------------------------------------------------------------------------------ backward
 
-    def backward_sparse(self, const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] indices,
-                        const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, dx, dw, db,
-                        int num_threads):
-        """Fill dx, dw and db (each may be None) from the winners alone."""
-        cdef real[:, :, :, ::1] dx_view = dx
-        cdef real[:, :, :, ::1] dw_view = dw
-        cdef real[::1] db_view = db
+    def backward(self, const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] indices,
+                 const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, real[:, :, :, ::1] dx,
+                 real[:, :, :, ::1] dw, real[::1] db, int num_threads):
+        """Fill dx, dw and db; each may be None. N is at least 1."""
         cdef real* to_x = NULL
         cdef real* to_w = NULL
         cdef real* to_b = NULL
+        if dx is not None:
+            to_x = &dx[0, 0, 0, 0]
+        if dw is not None:
+            to_w = &dw[0, 0, 0, 0]
+        if db is not None:
+            to_b = &db[0]
+        if self.sparse:
+            self.run_sparse(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0],
+                            to_x, to_w, to_b, num_threads)
+        else:
+            self.run_dense(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0],
+                           to_x, to_w, to_b, num_threads)
+
+    cdef run_dense(self, const real* dy, const int32_t* indices, const real* x, const real* w,
+                   real* dx, real* dw, real* db, int num_threads):
+        cdef Py_ssize_t pixels = self.g.H * self.g.W
+        cdef real* dz = self.whole_z.take(self.N * pixels * self.K)
+        max_pool_back(dy, indices, dz, self.N, pixels, self.g.OH * self.g.OW, self.K, num_threads)
+        if dx != NULL:
+            self.conv.compute_dx(dz, w, dx, num_threads)
+        if dw != NULL or db != NULL:
+            self.conv.compute_dw(x, dz, dw, db, num_threads)
+
+    cdef run_sparse(self, const real* dy, const int32_t* indices, const real* x, const real* w,
+                    real* dx, real* dw, real* db, int num_threads):
         cdef Py_ssize_t part, size = self.K * self.KH * self.run_padded + (self.K + 15) // 16 * 16
         cdef Py_ssize_t slot = (self.padded_size + 15) // 16 * 16
         cdef int threads = self.gather.threads(num_threads)
-        if dx_view is not None:
-            to_x = &dx_view[0, 0, 0, 0]
-        if dw_view is not None:
-            to_w = &dw_view[0, 0, 0, 0]
-        if db_view is not None:
-            to_b = &db_view[0]
         cdef real* sums = self.partials.take(self.parts * size)
-        cdef real* scratch = self.scratch.take(threads * max(self.slot, slot))
+        cdef real* scratch = self.scratch.take(threads * slot)
         cdef real* wt = self.transposed.take(self.K * self.KH * self.run_padded)
-        cdef const real* gradient = &dy[0, 0, 0, 0]
-        cdef const int32_t* places = &indices[0, 0, 0, 0]
-        cdef const real* source = &x[0, 0, 0, 0]
-        if to_x != NULL:
-            self.transpose_filter(&w[0, 0, 0, 0], wt)
+        if dx != NULL:
+            self.transpose_filter(w, wt)
         for part in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
-            self.run_part(gradient, places, source, wt, to_x, to_w != NULL,
-                          sums + part * size, scratch + threadid() * slot, part)
-        self.add_parts(sums, size, to_w, to_b)
+            self.run_part(dy, indices, x, wt, dx, dw != NULL, sums + part * size,
+                          scratch + threadid() * slot, part)
+        self.add_parts(sums, size, dw, db)
 
     cdef void transpose_filter(self, const real* w, real* wt) noexcept nogil:
         """wt[k, kh, (kw, c)] = w[kh, kw, c, k], zeros behind each run."""

@@ -195,24 +195,25 @@ cdef void max_back(const real* dy, const int32_t* indices, real* dx, Py_ssize_t 
                 dx[indices[i * C + c] * C + c] += dy[i * C + c]
 
 
-def max_pool_backward(const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] indices,
-                      real[:, :, :, ::1] dx, int num_threads):
+cdef max_pool_back(const real* dy, const int32_t* indices, real* dx, Py_ssize_t N,
+                   Py_ssize_t pixels, Py_ssize_t outputs, Py_ssize_t C, int num_threads):
     """Fill dx; a work item is an image, or in small batches 16 of its channels."""
-    cdef Py_ssize_t N = dx.shape[0], C = dx.shape[3]
-    cdef Py_ssize_t pixels = dx.shape[1] * dx.shape[2], outputs = dy.shape[1] * dy.shape[2]
     cdef Py_ssize_t chunk = C if N >= ITEMS else min(C, 16)
-    cdef Py_ssize_t chunks = (C + chunk - 1) // chunk if C else 0
+    cdef Py_ssize_t chunks = (C + chunk - 1) // chunk
     cdef Py_ssize_t item
     cdef int threads = num_threads if N * pixels * C > ITEM_WORK // 8 else 1
-    if dx.size == 0:
-        return
-    cdef const real* source = &dy[0, 0, 0, 0]
-    cdef const int32_t* places = &indices[0, 0, 0, 0]
-    cdef real* target = &dx[0, 0, 0, 0]
     for item in prange(N * chunks, schedule="dynamic", num_threads=threads, nogil=True):
-        max_back(source + item // chunks * outputs * C, places + item // chunks * outputs * C,
-                 target + item // chunks * pixels * C, C, pixels, outputs,
+        max_back(dy + item // chunks * outputs * C, indices + item // chunks * outputs * C,
+                 dx + item // chunks * pixels * C, C, pixels, outputs,
                  item % chunks * chunk, min(item % chunks * chunk + chunk, C))
+
+
+def max_pool_backward(const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] indices,
+                      real[:, :, :, ::1] dx, int num_threads):
+    """Fill dx."""
+    if dx.size and dy.size:
+        max_pool_back(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &dx[0, 0, 0, 0], dx.shape[0],
+                      dx.shape[1] * dx.shape[2], dy.shape[1] * dy.shape[2], dx.shape[3], num_threads)
 
 
 # ------------------------------------------------------------------------------------------ average

@@ -216,6 +216,7 @@ cdef class Winograd:
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
     cdef readonly Py_ssize_t work
     cdef bint flipped, shared                           # filters transformed before
+    cdef bint spoiled                                   # some output is not finite
     cdef Workspace filters, scratch, bias
 
     def __cinit__(self, source, target, before, bint flipped):
@@ -259,12 +260,13 @@ cdef class Winograd:
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Py_ssize_t item, bad = 0
+        cdef Py_ssize_t item
         cdef Py_ssize_t filters = self.c_chunks * self.k_chunks if self.shared else 0
         cdef real* u = self.filters.take(filters * POINTS * self.u_step)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef real* bias = self.bias.take(self.k_chunks * self.k_chunk + self.block)
         cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        self.spoiled = False
         memset(bias, 0, (self.k_chunks * self.k_chunk + self.block) * sizeof(real))
         if b != NULL:
             memcpy(bias + self.block, b, self.K * sizeof(real))  # after zeros, where products start
@@ -273,8 +275,8 @@ cdef class Winograd:
                 self.transform_filters(w, u + item * POINTS * self.u_step, item // self.c_chunks,
                                        item % self.c_chunks)
             for item in prange(self.items, schedule="dynamic", num_threads=threads):
-                bad += self.run_item(x, w, u, bias, relu, y, scratch + threadid() * self.area, item)
-        return bad == 0
+                self.run_item(x, w, u, bias, relu, y, scratch + threadid() * self.area, item)
+        return not self.spoiled
 
     cdef void transform_filters(self, const real* w, real* u, Py_ssize_t k_index,
                                 Py_ssize_t c_index) noexcept nogil:
@@ -320,9 +322,9 @@ cdef class Winograd:
             for i in range(VL):
                 taps[9 * i + (8 - t if self.flipped else t)] = a[i]
 
-    cdef bint run_item(self, const real* x, const real* w, const real* u, const real* b,
+    cdef void run_item(self, const real* x, const real* w, const real* u, const real* b,
                        bint relu, real* y, real* scratch, Py_ssize_t item) noexcept nogil:
-        """One block of tiles for one chunk of channels; True if some output is not finite."""
+        """One block of tiles for one chunk of channels."""
         cdef Py_ssize_t first = item // self.k_chunks * self.most
         cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k_index = item % self.k_chunks
@@ -351,7 +353,8 @@ cdef class Winograd:
         for i in range(count):
             self.transform_output(m + i * self.k_chunk, b + self.block, relu, y, first + i, k0,
                                   &check)
-        return not is_zero(check)
+        if any_nan(check):
+            self.spoiled = True
 
     cdef void multiply(self, const real* v, const real* u, const real* zeros, real* m,
                        Py_ssize_t count, Py_ssize_t channels, Py_ssize_t k0) noexcept nogil:
@@ -396,13 +399,3 @@ cdef class Winograd:
             m += VL
             k += VL
 
-
-cdef bint is_zero(vec a) noexcept nogil:
-    """Whether all numbers are 0; NaN is not."""
-    cdef real[16] lanes
-    cdef Py_ssize_t j
-    (<vec*> lanes)[0] = a
-    for j in range(VL):
-        if lanes[j] != 0:
-            return False
-    return True

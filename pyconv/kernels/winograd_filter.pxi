@@ -106,6 +106,7 @@ cdef class WinogradFilter:
     cdef Py_ssize_t v_step, d_step, q_step, area
     cdef Workspace partials, scratch
     cdef readonly Py_ssize_t work
+    cdef bint spoiled                               # some of dw is not finite
 
     def __cinit__(self, x, dy, before):
         self.N, self.H, self.W, self.C = x
@@ -138,24 +139,25 @@ cdef class WinogradFilter:
     cdef bint run(self, const real* x, const real* dy, real* dw, real* db,
                   int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
-        cdef Py_ssize_t item, row, bad = 0, size = 9 * self.C * self.K
+        cdef Py_ssize_t item, row, size = 9 * self.C * self.K
         cdef Py_ssize_t k_padded = self.k_chunks * self.k_chunk
         cdef Py_ssize_t rows = 9 * self.C if self.parts > 1 else 0
         cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
         cdef real* sums = partials + (self.parts - 1) * size
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        self.spoiled = False
         with nogil:
             for item in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
                                num_threads=threads):
-                bad += self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
-                                     scratch + threadid() * self.area, item)
+                self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
+                              scratch + threadid() * self.area, item)
             for row in prange(rows, schedule="static", num_threads=threads):
                 self.add_parts(partials + row * self.K, size, dw + row * self.K)
             if db != NULL:
                 memcpy(db, sums, self.K * sizeof(real))
                 self.add_parts(sums + k_padded, k_padded, db)
-        return bad == 0
+        return not self.spoiled
 
     cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
         """total[k] += parts[k], parts[step + k], ..., the parts after the first."""
@@ -164,9 +166,9 @@ cdef class WinogradFilter:
             for k in range(self.K):
                 total[k] += parts[part * step + k]
 
-    cdef bint run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
+    cdef void run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
                        real* scratch, Py_ssize_t item) noexcept nogil:
-        """One part, for one chunk by one chunk of channels; True if some sum is not finite."""
+        """One part, for one chunk by one chunk of channels."""
         cdef Py_ssize_t part = item % self.parts
         cdef Py_ssize_t k0 = item // self.parts % self.k_chunks * self.k_chunk
         cdef Py_ssize_t c0 = item // self.parts // self.k_chunks * self.c_chunk
@@ -206,7 +208,8 @@ cdef class WinogradFilter:
                 taps_tile(q + c * self.k_chunk + k, self.q_step, dw + c * self.K + k,
                           self.C * self.K, 2 * self.K, min(VL, width - k), &check)
                 k += VL
-        return not is_zero(check)
+        if any_nan(check):
+            self.spoiled = True
 
     cdef void spread_tile_at(self, const real* dy, Py_ssize_t width, Py_ssize_t row,
                              Py_ssize_t column, real* patch, real* d, Py_ssize_t i,
