@@ -70,7 +70,8 @@ cdef class ConvPoolPlan:
             max_scratch(&self.g) // <Py_ssize_t> sizeof(real)
             + 2 * self.K * (self.gather.planar + VL) + 64)
         # The cost of a winner, in cycles: a run of (kw, c) is a few vectors, read, added, written.
-        # The dense kernels spend a multiply-add on every position of the window.
+        # The dense kernels spend a multiply-add on every position of the window, 22 of them in a
+        # cycle (32 at the peak); Winograd does the work of 50.
         self.run = self.KW * self.C
         self.run_padded = (self.run + 15) // 16 * 16
         self.padded_w = (z[2] - 1) * self.stride_w + self.KW
@@ -78,7 +79,8 @@ cdef class ConvPoolPlan:
         area = window[0] * window[1]
         self.sparse = (
             groups == 1 and dilation == (1, 1) and self.padded_size < 262_144
-            and area * self.KH * self.run > 22 * (10 + 3 * self.KH * (self.run_padded // 16) // 2))
+            and area * self.KH * self.run > (50 if self.conv.winograd_dw else 22) * (
+                10 + 3 * self.KH * (self.run_padded // 16) // 2))
         self.parts = max(1, min(ITEMS, self.N))
 
     cdef Py_ssize_t conv_rows(self):
