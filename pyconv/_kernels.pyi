@@ -22,8 +22,8 @@ class Workspace: ...
 @final
 class ConvPlan:
     def __init__(
-        self, x: _Shape, w: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair, groups: int,
-        direct: bool = False,
+        self, x: _Shape, w: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
+        groups: int, direct: bool = False,
     ) -> None: ...
     def algorithm(self, direction: str) -> str: ...
     def forward(
@@ -40,8 +40,7 @@ class ConvPoolPlan:
     def sparse(self) -> bool: ...
     def __init__(
         self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
-        groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads,
-        direct: bool = False,
+        groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads, direct: bool = False,
     ) -> None: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, indices: NDArray[int32],
@@ -66,6 +65,16 @@ class Reduce:
 
 @final
 class WideReduce:
+    @property
+    def work(self) -> int: ...
+
+@final
+class Winograd:
+    @property
+    def work(self) -> int: ...
+
+@final
+class WinogradFilter:
     @property
     def work(self) -> int: ...
 

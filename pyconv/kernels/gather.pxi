@@ -105,7 +105,10 @@ cdef class Gather:
                   bint clips, bint flat=True):
         cdef Py_ssize_t p, t = 0
         self.outputs, self.clips, self.planar = PY_SSIZE_T_MAX, clips, 0
-        if flat and step == stride == (1, 1) and phases == [((0, 0), [(0, 0, 0)])]:
+        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
+        self.wide = 2 * (target[3] // groups) <= VL and 2 * (target[2] // stride[1]) >= VL
+        if (flat and not self.wide and step == stride == (1, 1)
+                and phases == [((0, 0), [(0, 0, 0)])]):
             self.outputs = target[0] * target[1] * target[2]
             source, target = in_rows(source), in_rows(target)
         self.N, self.H, self.W, self.C = source
@@ -148,8 +151,6 @@ cdef class Gather:
         self.span_w = max(w for _, w in taps) - self.left + 1
         self.rows = max(self.phases[p].rows for p in range(self.phase_count))
         self.columns = max(self.phases[p].columns for p in range(self.phase_count))
-        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
-        self.wide = 2 * self.K_group <= VL and 2 * self.columns >= VL
         self.block = self.K_group if self.wide else 2 * VL if self.K_group > VL else VL
         self.blocks_group = (self.K_group + self.block - 1) // self.block
         self.blocks = self.groups * self.blocks_group
@@ -297,31 +298,29 @@ cdef class Gather:
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
-        cdef Py_ssize_t q, column, columns, count
-        cdef real* to
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
+        cdef Py_ssize_t q, column, columns, count, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t row_step = self.stride_h * self.TW * self.TC
+        cdef real* to
         packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
         b += block * self.block
-        for q in range(q0, min(q0 + rows, phase.rows)):
-            to = y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.TC
-            to += group * self.K_group + k
-            if self.planar:
-                to = y + (q * self.TC + group * self.K_group + k) * self.planar
+        y += (phase.to_row * self.TW + phase.to_column) * self.TC
+        if self.planar:
+            y += (group * self.K_group + k) * self.planar
+            row_step = self.TC * self.planar
+        else:
+            y += group * self.K_group + k
+        if self.wide and not (self.clips and self.spoiled):
+            self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
+            return
+        for q in range(q0, end):
+            to = y + q * row_step
             column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
             while column < columns:
                 if self.clips and self.spoiled:
                     count = 1
                     self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
                                    to + column * self.stride_w * self.TC)
-                elif self.wide:
-                    nv = wide_vectors(lanes, columns - column)
-                    count = min(nv * VL, columns - column)
-                    wide_tile_of(
-                        lanes, nv, band + (q - q0) * self.step_h * self.line + column,
-                        self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
-                        self.C_group, packed, b, relu,
-                        to + column * (1 if self.planar else self.stride_w * self.TC),
-                        self.stride_w * self.TC, self.planar, count)
                 else:
                     count = even_part(columns - column, tile_rows(nv))
                     pixel_tile_of(
@@ -331,6 +330,30 @@ cdef class Gather:
                         phase.run_length, packed, b, 0, relu,
                         to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
                 column += count
+
+    cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
+                       real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
+                       Py_ssize_t rows) noexcept nogil:
+        """A phase by wide tiles: of neighbouring vectors of a row, or of one vector in some rows."""
+        cdef bint short = phase.columns <= VL
+        cdef Py_ssize_t pixel = 1 if self.planar else self.stride_w * self.TC
+        cdef Py_ssize_t x_vector = self.step_h * self.line if short else VL
+        cdef Py_ssize_t y_vector = row_step if short else VL * pixel
+        cdef Py_ssize_t q = 0, column = 0, left, nv
+        while q < rows:
+            left = rows - q if short else (phase.columns - column + VL - 1) // VL
+            nv = wide_vectors(lanes, left, short)
+            wide_tile_of(
+                lanes, nv, band + q * self.step_h * self.line + column, x_vector,
+                self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
+                self.C_group, packed, b, relu, y + q * row_step + column * pixel, self.planar,
+                y_vector, pixel, phase.columns - column, 0 if short else VL)
+            if short:
+                q += nv
+            else:
+                column += nv * VL
+                if column >= phase.columns:
+                    q, column = q + 1, 0
 
     cdef void run_pixel(self, const real* band, const real* packed, const real* b,
                         const Phase* phase, Py_ssize_t q, Py_ssize_t q0, Py_ssize_t column,
@@ -346,8 +369,8 @@ cdef class Gather:
             if 0 <= h < self.H and 0 <= w < self.W:
                 h, w = self.tap_h[t] - self.top, self.tap_w[t] - self.left
                 if self.wide:
-                    wide_tile_of(lanes, 1, band + h * self.line + w, self.plane, &zero, 1,
-                                 self.C_group, packed, total, False, total, lanes, 0, 1)
+                    wide_tile_of(lanes, 1, band + h * self.line + w, 0, self.plane, &zero, 1,
+                                 self.C_group, packed, total, False, total, 0, 0, lanes, 1, 0)
                 else:
                     pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
                                   self.C_group, packed, total, 0, False, total, 0, width)

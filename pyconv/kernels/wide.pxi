@@ -44,18 +44,20 @@ cdef void planar_rows(
 
 cdef void split_row(const real* x, Py_ssize_t C, Py_ssize_t pixels, Py_ssize_t channels,
                     real* planes, Py_ssize_t plane) noexcept nogil:
-    """planes[c, p] = x[p, c]: whole squares of VL x VL in registers, the rest one by one."""
+    """planes[c, p] = x[p, c]: squares of VL x VL in registers, the rest one by one."""
     cdef vec[16] square
-    cdef Py_ssize_t p = 0, c = 0, i
-    while p + VL <= pixels:
+    cdef Py_ssize_t p = 0, c, i, count
+    # A square reads whole vectors: behind the last pixels they would pass the end of the row.
+    while p + VL + VL // C < pixels:
         c = 0
-        while c + VL <= channels:
+        while 2 * (channels - c) >= VL:
+            count = min(VL, channels - c)
             for i in range(VL):
                 square[i] = (<const vec*> (x + (p + i) * C + c))[0]
             transpose(square)
-            for i in range(VL):
+            for i in range(count):
                 (<vec*> (planes + (c + i) * plane + p))[0] = square[i]
-            c += VL
+            c += count
         while c < channels:
             for i in range(VL):
                 planes[c * plane + p + i] = x[(p + i) * C + c]
@@ -85,21 +87,27 @@ cdef void join_row(const real* planes, Py_ssize_t plane, Py_ssize_t pixels, Py_s
                 if i < count:
                     square[i] = (<const vec*> (planes + (c + i) * plane + p))[0]
             transpose(square)
-            for i in range(min(VL, pixels - p)):
-                (<vec*> (x + (p + i) * channels + c))[0] = square[i]
+            if pixels - p >= VL:
+                for i in range(VL):
+                    (<vec*> (x + (p + i) * channels + c))[0] = square[i]
+            else:
+                for i in range(pixels - p):
+                    (<vec*> (x + (p + i) * channels + c))[0] = square[i]
             c -= VL
         p += VL
 
 
 cdef inline inlined wide_tile(
     const Py_ssize_t K, const Py_ssize_t nv,
-    const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane,
-    Py_ssize_t pixels,
+    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps,
+    Py_ssize_t C, const real* w, const real* b, bint relu, real* y, Py_ssize_t y_plane,
+    Py_ssize_t y_vector, Py_ssize_t y_pixel, Py_ssize_t pixels, Py_ssize_t taken,
 ) noexcept nogil:
-    """y[p, k] = b[k] + sum over taps t, channels c of x[c * plane + offset[t] + p] * w[t, c, k].
+    """y[k, v, p] = b[k] + sum over t, c of x[c * plane + offset[t] + v * x_vector + p] * w[t, c, k].
 
-    With a `y_plane` of not 0, y is in planes itself, and whole vectors are written.
+    Taps t, channels c; v is one of `nv` vectors, p one of its pixels. y is in planes, where whole
+    vectors are written, or with a `y_plane` of 0 in pixels, `pixels` of the first vector and `taken`
+    fewer of each after it.
     """
     cdef vec[24] acc
     cdef vec[4] xv
@@ -107,7 +115,6 @@ cdef inline inlined wide_tile(
     cdef Py_ssize_t k, v, t, c, p
     cdef const real* source
     cdef real[384] sums  # 24 vectors, for reading single lanes
-    pixels = min(pixels, nv * VL)  # as it is; so the compiler knows
     for k in range(K):
         for v in range(nv):
             acc[k * nv + v] = vec_set(b[k])
@@ -115,7 +122,7 @@ cdef inline inlined wide_tile(
         source = x + offset[t]
         for c in range(C):
             for v in range(nv):
-                xv[v] = (<const vec*> (source + v * VL))[0]
+                xv[v] = (<const vec*> (source + v * x_vector))[0]
             for k in range(K):
                 a = vec_set(w[k])
                 for v in range(nv):
@@ -127,74 +134,99 @@ cdef inline inlined wide_tile(
             if relu:
                 acc[k * nv + v] = vec_relu(acc[k * nv + v])
             if y_plane:
-                (<vec*> (y + k * y_plane + v * VL))[0] = acc[k * nv + v]
+                (<vec*> (y + k * y_plane + v * y_vector))[0] = acc[k * nv + v]
             else:
                 (<vec*> (sums + (k * nv + v) * VL))[0] = acc[k * nv + v]
-    if y_plane:
-        return
-    for p in range(pixels):
-        for k in range(K):
-            y[p * y_step + k] = sums[k * nv * VL + p]
+    if y_plane == 0:
+        for v in range(nv):
+            for p in range(min(VL, pixels - v * taken)):
+                for k in range(K):
+                    y[v * y_vector + p * y_pixel + k] = sums[(k * nv + v) * VL + p]
 
 
 cdef void wide_tile_of(
     Py_ssize_t K, Py_ssize_t nv,
-    const real* x, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps, Py_ssize_t C,
-    const real* w, const real* b, bint relu, real* y, Py_ssize_t y_step, Py_ssize_t y_plane,
-    Py_ssize_t pixels,
+    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps,
+    Py_ssize_t C, const real* w, const real* b, bint relu, real* y, Py_ssize_t y_plane,
+    Py_ssize_t y_vector, Py_ssize_t y_pixel, Py_ssize_t pixels, Py_ssize_t taken,
 ) noexcept nogil:
     """`wide_tile` of 1 to 8 channels and 1, 2 or 4 vectors."""
     if nv == 4:
         if K == 6:
-            wide_tile(6, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(6, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(5, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(4, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(3, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(2, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         else:
-            wide_tile(1, 4, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(1, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
     elif nv == 2:
         if K == 8:
-            wide_tile(8, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(8, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 7:
-            wide_tile(7, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(7, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 6:
-            wide_tile(6, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(6, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(5, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(4, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(3, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(2, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         else:
-            wide_tile(1, 2, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(1, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
     else:
         if K == 8:
-            wide_tile(8, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(8, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 7:
-            wide_tile(7, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(7, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 6:
-            wide_tile(6, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(6, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(5, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(4, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(3, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(2, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
         else:
-            wide_tile(1, 1, x, plane, offset, taps, C, w, b, relu, y, y_step, y_plane, pixels)
+            wide_tile(1, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+                      y_pixel, pixels, taken)
 
 
-cdef inline Py_ssize_t wide_vectors(Py_ssize_t K, Py_ssize_t pixels) noexcept nogil:
-    """Vectors of the next wide tile: the sums fill the registers, the lanes the row."""
-    if pixels > 2 * VL and 4 * K <= 2 * TILE_2:
+cdef inline Py_ssize_t wide_vectors(Py_ssize_t K, Py_ssize_t left, bint rows) noexcept nogil:
+    """Vectors of the next wide tile: their sums fill the registers.
+
+    At the end of a row there is room for more than are left, but not where they are rows.
+    """
+    if left >= (4 if rows else 3) and 4 * K <= 2 * TILE_2:
         return 4
-    return 2 if pixels > VL else 1
+    return 2 if left > 1 else 1

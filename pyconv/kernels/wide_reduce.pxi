@@ -229,15 +229,15 @@ cdef class WideReduce:
     cdef void add_parts(self, const real* sums, real* total, Py_ssize_t count) noexcept nogil:
         """total[i] = the sum of all parts' lanes: parts in their order, lanes as a tree."""
         cdef real[LANES] lane
-        cdef Py_ssize_t i, part, l, half
+        cdef Py_ssize_t i, j, part, half
         for i in range(count):
             memcpy(lane, sums + i * LANES, LANES * sizeof(real))
             for part in range(1, self.parts):
-                for l in range(LANES):
-                    lane[l] += sums[part * self.partial + i * LANES + l]
+                for j in range(LANES):
+                    lane[j] += sums[part * self.partial + i * LANES + j]
             half = LANES // 2
             while half:
-                for l in range(half):
-                    lane[l] += lane[l + half]
+                for j in range(half):
+                    lane[j] += lane[j + half]
                 half //= 2
             total[i] = lane[0]

@@ -398,4 +398,3 @@ cdef class Winograd:
                             min(VL, end - k), check)
             m += VL
             k += VL
-
