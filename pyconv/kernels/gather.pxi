@@ -334,22 +334,24 @@ cdef class Gather:
     cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
                        real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
                        Py_ssize_t rows) noexcept nogil:
-        """A phase by wide tiles: of neighbouring vectors of a row, or of one vector in some rows."""
-        cdef bint short = phase.columns <= VL
+        """A phase by wide tiles: neighbouring vectors of a row, or if they are few, of a column."""
         cdef Py_ssize_t pixel = 1 if self.planar else self.stride_w * self.TC
-        cdef Py_ssize_t x_vector = self.step_h * self.line if short else VL
-        cdef Py_ssize_t y_vector = row_step if short else VL * pixel
-        cdef Py_ssize_t q = 0, column = 0, left, nv
-        while q < rows:
-            left = rows - q if short else (phase.columns - column + VL - 1) // VL
-            nv = wide_vectors(lanes, left, short)
+        cdef Py_ssize_t vectors = (phase.columns + VL - 1) // VL
+        cdef bint down = wide_vectors(lanes, vectors, False) < wide_vectors(lanes, 4, False)
+        cdef Py_ssize_t x_vector = self.step_h * self.line if down else VL
+        cdef Py_ssize_t y_vector = row_step if down else VL * pixel
+        cdef Py_ssize_t q = 0, column = 0, nv
+        while q < rows and column < phase.columns:
+            nv = wide_vectors(lanes, rows - q if down else vectors - column // VL, down)
             wide_tile_of(
                 lanes, nv, band + q * self.step_h * self.line + column, x_vector,
                 self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
                 self.C_group, packed, b, relu, y + q * row_step + column * pixel, self.planar,
-                y_vector, pixel, phase.columns - column, 0 if short else VL)
-            if short:
+                y_vector, pixel, phase.columns - column, 0 if down else VL)
+            if down:
                 q += nv
+                if q >= rows:
+                    q, column = 0, column + VL
             else:
                 column += nv * VL
                 if column >= phase.columns:

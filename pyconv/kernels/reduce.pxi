@@ -14,6 +14,18 @@ cdef enum:
     PARTIALS_BYTES = 16_777_216
 
 
+cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t nv, vec* sums) noexcept nogil:
+    """sums += x[p], over pixels of one or two vectors, one after the other."""
+    cdef Py_ssize_t p
+    cdef vec low = sums[0], high = sums[nv - 1]
+    for p in range(pixels):
+        low = low + (<const vec*> x)[0]
+        high = high + (<const vec*> x)[nv - 1]
+        x += nv * VL
+    sums[nv - 1] = high
+    sums[0] = low
+
+
 cdef class Reduce:
     """dw and db of one convolution: work items and workspaces.
 
@@ -123,6 +135,7 @@ cdef class Reduce:
         cdef real* dw = partials + part * self.partial + group * self.padded
         cdef real* db = sums + part * self.sums + group * self.padded
         cdef const real* image
+        cdef const real* band
         if c0 == 0:
             memset(db, 0, self.padded * sizeof(real))
         if want_dw:
@@ -135,20 +148,24 @@ cdef class Reduce:
             if row + rows == self.N * self.OH and self.outputs % self.OW:
                 rows = max(1, rows - 1)  # the short row is a band of its own
             columns = min(self.OW, self.outputs - row * self.OW)
-            self.pack_band(dy + row * self.OW * self.K + group * self.K_group, packed,
-                           rows * columns, db if c0 == 0 else NULL)
+            band = self.pack_band(dy + row * self.OW * self.K + group * self.K_group, packed,
+                                  rows * columns, db if c0 == 0 else NULL)
             if want_dw:
                 image = x + n * self.H * self.W * self.C + group * self.C_group + c0
-                self.run_band(image, packed, dw + c0 * self.sums, scratch, oh, rows, columns,
+                self.run_band(image, band, dw + c0 * self.sums, scratch, oh, rows, columns,
                               channels)
             row += rows
 
-    cdef void pack_band(self, const real* dy, real* packed, Py_ssize_t pixels,
-                        real* db) noexcept nogil:
+    cdef const real* pack_band(self, const real* dy, real* packed, Py_ssize_t pixels,
+                               real* db) noexcept nogil:
         """dy as [channel block, pixel, lanes], zeros in lanes without a channel; db += its sums."""
         cdef Py_ssize_t block, k, p, lanes, width, v
         cdef const real* source
-        cdef vec* sums
+        cdef const real* first = packed
+        if self.K == self.block:  # it is packed as it is
+            if db != NULL:
+                add_pixels(dy, pixels, self.K // VL, <vec*> db)
+            return dy
         for block in range(self.blocks):
             k = block * self.block
             lanes = min(self.block, self.K_group - k)
@@ -157,16 +174,15 @@ cdef class Reduce:
             for p in range(pixels):
                 if lanes == width:
                     for v in range(width // VL):
-                        (<vec*> packed)[v] = (<const vec*> source)[v]
+                        (<vec*> (packed + p * width))[v] = (<const vec*> source)[v]
                 else:
-                    memcpy(packed, source, lanes * sizeof(real))
-                    memset(packed + lanes, 0, (width - lanes) * sizeof(real))
-                if db != NULL:
-                    sums = <vec*> (db + k)
-                    for v in range(width // VL):
-                        sums[v] = sums[v] + (<vec*> packed)[v]
-                packed += width
+                    memcpy(packed + p * width, source, lanes * sizeof(real))
+                    memset(packed + p * width + lanes, 0, (width - lanes) * sizeof(real))
                 source += self.K
+            if db != NULL:
+                add_pixels(packed, pixels, width // VL, <vec*> (db + k))
+            packed += pixels * width
+        return first
 
     cdef void run_band(self, const real* x, const real* packed, real* dw, real* scratch,
                        Py_ssize_t oh, Py_ssize_t rows, Py_ssize_t columns,
