@@ -22,6 +22,7 @@ cdef struct Phase:
 cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
+    TINY = 32_768           # numbers; copying fewer takes less time than waking a thread
     ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
 
@@ -386,9 +387,9 @@ cdef class Gather:
     cdef real* pack(self, const real* w, int num_threads) except? NULL:
         """All channel blocks of the filter, packed."""
         cdef Py_ssize_t block
-        cdef int threads = self.threads(num_threads)
-        cdef real* packed = self.weights.take(
-            self.blocks * self.tap_count * self.C_group * self.block)
+        cdef Py_ssize_t size = self.blocks * self.tap_count * self.C_group * self.block
+        cdef int threads = num_threads if size > TINY else 1
+        cdef real* packed = self.weights.take(size)
         self.spoiled = False
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)

@@ -115,6 +115,8 @@ cdef class Reduce:
         with nogil:
             for item in prange(self.parts * chunks, schedule="dynamic", num_threads=threads):
                 self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item, dw != NULL)
+            if self.parts * self.partial < TINY:
+                threads = 1
             for row in prange(rows, schedule="static", num_threads=threads):
                 self.add_parts(partials + row * self.sums, self.partial, dw + row * self.K)
             if db != NULL:
