@@ -18,7 +18,9 @@ include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
 include "kernels/conv.pxi"         # the plan of one convolution
-include "kernels/pool.pxi"         # max and average pooling
+include "kernels/pool.pxi"         # the windows of pooling
+include "kernels/pool_max.pxi"     # max pooling
+include "kernels/pool_average.pxi"  # average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
 include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

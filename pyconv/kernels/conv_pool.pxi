@@ -203,9 +203,9 @@ cdef class ConvPoolPlan:
 
     cdef run_dense(self, const real* dy, const int32_t* indices, const real* x, const real* w,
                    real* dx, real* dw, real* db, int num_threads):
-        cdef Py_ssize_t pixels = self.g.H * self.g.W
-        cdef real* dz = self.whole_z.take(self.N * pixels * self.K)
-        max_pool_back(dy, indices, dz, self.N, pixels, self.g.OH * self.g.OW, self.K, num_threads)
+        cdef Window* g = &self.g
+        cdef real* dz = self.whole_z.take(self.N * g.H * g.W * self.K)
+        max_pool_back(dy, indices, dz, self.N, g.H, g.W, g.OH, g.OW, self.K, num_threads)
         if dx != NULL:
             self.conv.compute_dx(dz, w, dx, num_threads)
         if dw != NULL or db != NULL:
