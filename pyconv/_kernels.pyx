@@ -10,6 +10,7 @@ owner, and sums over the batch are partial sums over a fixed partition, added in
 
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces
+include "kernels/items.pxi"        # work items: their size, and their times for benchmarks
 include "kernels/tile.pxi"         # register tiles of the convolution
 include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
 include "kernels/gather.pxi"       # y and dx: sums over taps

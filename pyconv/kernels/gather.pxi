@@ -21,9 +21,6 @@ cdef struct Phase:
 
 cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
-    ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
-    TINY = 32_768           # numbers; copying fewer takes less time than waking a thread
-    ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
 
 
@@ -382,7 +379,7 @@ cdef class Gather:
 
     cdef int threads(self, int num_threads) noexcept nogil:
         """Tiny work stays on one thread."""
-        return num_threads if self.work > 2 * ITEM_WORK else 1
+        return team(self.work, num_threads)
 
     cdef real* pack(self, const real* w, int num_threads) except? NULL:
         """All channel blocks of the filter, packed."""
@@ -391,8 +388,10 @@ cdef class Gather:
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
         self.spoiled = False
+        region_starts(size > TINY)
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)
+            item_ends()
         return packed
 
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
@@ -403,8 +402,10 @@ cdef class Gather:
         cdef real* packed = self.pack(w, num_threads)
         cdef real* scratch = self.scratch.take(threads * self.area)
         cdef real* bias = self.pack_bias(b)
+        region_starts(is_shared(self.work))
         for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+            item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         """The bias a block at a time, zeros where there is none."""

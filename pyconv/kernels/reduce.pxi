@@ -111,14 +111,18 @@ cdef class Reduce:
         cdef real* partials = self.partials.take(self.parts * (self.partial + self.sums))
         cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef real* sums = partials + self.parts * self.partial
-        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        cdef int threads = team(self.work, num_threads)
         with nogil:
+            region_starts(is_shared(self.work))
             for item in prange(self.parts * chunks, schedule="dynamic", num_threads=threads):
                 self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item, dw != NULL)
+                item_ends()
             if self.parts * self.partial < TINY:
                 threads = 1
+            region_starts(is_shared(self.work) and self.parts * self.partial >= TINY)
             for row in prange(rows, schedule="static", num_threads=threads):
                 self.add_parts(partials + row * self.sums, self.partial, dw + row * self.K)
+                item_ends()
             if db != NULL:
                 self.add_parts(sums, self.sums, db)
 

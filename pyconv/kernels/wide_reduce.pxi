@@ -169,11 +169,13 @@ cdef class WideReduce:
         cdef Py_ssize_t part
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef real* scratch = self.scratch.take(num_threads * self.slot)
-        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        cdef int threads = team(self.work, num_threads)
         with nogil:
+            region_starts(is_shared(self.work))
             for part in prange(self.parts, schedule="dynamic", num_threads=threads):
                 self.run_part(x, dy, partials + part * self.partial,
                               scratch + threadid() * self.slot, part, dw != NULL)
+                item_ends()
             if dw != NULL:
                 self.add_parts(partials, dw, self.rows * self.K)
             if db != NULL:

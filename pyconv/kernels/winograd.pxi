@@ -265,17 +265,21 @@ cdef class Winograd:
         cdef real* u = self.filters.take(filters * POINTS * self.u_step)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef real* bias = self.bias.take(self.k_chunks * self.k_chunk + self.block)
-        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         memset(bias, 0, (self.k_chunks * self.k_chunk + self.block) * sizeof(real))
         if b != NULL:
             memcpy(bias + self.block, b, self.K * sizeof(real))  # after zeros, where products start
         with nogil:
+            region_starts(is_shared(self.work))
             for item in prange(filters, schedule="dynamic", num_threads=threads):
                 self.transform_filters(w, u + item * POINTS * self.u_step, item // self.c_chunks,
                                        item % self.c_chunks)
+                item_ends()
+            region_starts(is_shared(self.work))
             for item in prange(self.items, schedule="dynamic", num_threads=threads):
                 self.run_item(x, w, u, bias, relu, y, scratch + threadid() * self.area, item)
+                item_ends()
         return not self.spoiled
 
     cdef void transform_filters(self, const real* w, real* u, Py_ssize_t k_index,

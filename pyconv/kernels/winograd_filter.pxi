@@ -145,15 +145,19 @@ cdef class WinogradFilter:
         cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
         cdef real* sums = partials + (self.parts - 1) * size
         cdef real* scratch = self.scratch.take(num_threads * self.area)
-        cdef int threads = num_threads if self.work > 2 * ITEM_WORK else 1
+        cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         with nogil:
+            region_starts(is_shared(self.work))
             for item in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
                                num_threads=threads):
                 self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
                               scratch + threadid() * self.area, item)
+                item_ends()
+            region_starts(is_shared(self.work))
             for row in prange(rows, schedule="static", num_threads=threads):
                 self.add_parts(partials + row * self.K, size, dw + row * self.K)
+                item_ends()
             if db != NULL:
                 memcpy(db, sums, self.K * sizeof(real))
                 self.add_parts(sums + k_padded, k_padded, db)
