@@ -5,7 +5,7 @@ The same as `pyconv bench layers`; the code is in pyconv/bench.
 
 import sys
 
-from pyconv.bench.cli import main
+from pyconv.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["layers", *sys.argv[1:]]))
+    sys.exit(main(["bench", "layers", *sys.argv[1:]]))

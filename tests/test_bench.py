@@ -1,4 +1,4 @@
-"""`pyconv bench`: its table of shapes, its own check of results, its peers, and a run of it all."""
+"""`pyconv bench`: its shapes, its check of results, its peers, its predictions, and runs of it."""
 
 import itertools
 import json
@@ -10,15 +10,21 @@ import numpy as np
 import oracle
 import pytest
 
-from pyconv import functional
-from pyconv.bench import cli, layers, machine, measure, reference, shapes, threads
+from pyconv import _dispatch, functional
+from pyconv.bench import cli, layers, machine, measure, predict, reference, shapes, threads
 from pyconv.bench.problem import LARGEST, Problem, sample
+from pyconv.cli import main
 
 TABLE = shapes.load()
 SHAPES = {shape.name: shape for section in TABLE.values() for shape in section}
 PROBLEMS = [Problem(shape, direction) for shape in SHAPES.values()
             for direction in shape.directions]
 QUICK_FLOPS = 2e9
+
+
+def bench(*arguments):
+    """`pyconv bench` with these arguments; returns its exit status."""
+    return main(["bench", *arguments])
 
 
 def last_line(err):
@@ -30,7 +36,7 @@ def last_line(err):
 
 
 def test_table_has_its_sections_and_no_name_twice():
-    assert set(TABLE) == {"layers", "small", "extra"}
+    assert set(TABLE) == {"layers", "small", "one_image", "extra"}
     assert len(SHAPES) == sum(map(len, TABLE.values()))
     assert {shape.kind for shape in TABLE["layers"]} == {"conv", "pool"}
 
@@ -142,6 +148,11 @@ def test_check_finds_one_wrong_value(problem, bad):
             reference.check(result | {name: wrong}, want, allowed, "spoilt")
 
 
+def test_only_winograd_may_be_inexact():
+    tolerances = {(p.algorithm, reference.tolerance(p)) for p in PROBLEMS if p.algorithm}
+    assert tolerances == {("direct", 0.0), ("winograd", reference.WINOGRAD_ERROR)}
+
+
 def test_check_finds_wrong_indices_shapes_and_missing_arrays():
     problem = Problem(SHAPES["small_pool"], "max_forward")
     want = reference.expected(problem)
@@ -155,7 +166,7 @@ def test_check_finds_wrong_indices_shapes_and_missing_arrays():
 
 
 def test_check_finds_bits_that_depend_on_threads():
-    problem = Problem(SHAPES["small_conv"], "forward")
+    problem = Problem(SHAPES["small_pool"], "avg_forward")  # may be inexact, but never differ
     y = problem.call(1)()
     nearly = np.nextafter(y, np.float32(np.inf))
     with pytest.raises(reference.WrongResultError, match="other bits"):
@@ -165,9 +176,9 @@ def test_check_finds_bits_that_depend_on_threads():
 def test_a_wrong_kernel_stops_the_benchmark(monkeypatch, capsys):
     right = functional.conv2d
     monkeypatch.setattr(functional, "conv2d", lambda *args, **named: 2 * right(*args, **named))
-    assert cli.main(["layers", "--small", "--direction", "forward"]) == 1
+    assert bench("layers", "--small", "--direction", "forward") == 1
     out, err = capsys.readouterr()
-    assert last_line(err).startswith("pyconv bench: small_conv forward, threads=")
+    assert last_line(err).startswith("pyconv: error: small_conv forward, threads=")
     assert "y is wrong" in err
     assert "small_conv" not in out
 
@@ -178,8 +189,8 @@ def test_a_wrong_kernel_stops_the_benchmark(monkeypatch, capsys):
 def test_smallest_case_runs_from_end_to_end(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     report, picture = tmp_path / "small.json", tmp_path / "small.png"
-    assert cli.main(["layers", "--small", "--threads", "1,2", "--rounds", "2",
-                     "--json", str(report), "--plot", str(picture)]) == 0
+    assert bench("layers", "--small", "--threads", "1,2", "--rounds", "2",
+                 "--json", str(report), "--plot", str(picture)) == 0
     out = capsys.readouterr().out
     written = json.loads(report.read_text())
     assert [(row["name"], row["direction"], row["threads"]) for row in written["rows"]] == [
@@ -188,7 +199,8 @@ def test_smallest_case_runs_from_end_to_end(tmp_path, capsys):
     for row in written["rows"]:
         assert row["seconds"] == min(row["rounds"]) > 0
         assert len(row["rounds"]) == 2
-        assert row["ratio"] is None
+        assert row["peers"] == {}
+        assert row["algorithm"] == ("direct" if row["kind"] == "conv" else None)
     assert written["machine"]["cpu"]
     assert written["fma_peak_gflops"].keys() == {"1", "2"}
     assert all(name in out for name in ("small_conv", "small_pool", "max_backward"))
@@ -197,32 +209,53 @@ def test_smallest_case_runs_from_end_to_end(tmp_path, capsys):
 
 def test_threads_prints_what_more_threads_bring(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    picture = tmp_path / "threads.png"
-    assert cli.main(["threads", "--only", "cifar2", "--direction", "forward", "--threads", "2,1",
-                     "--rounds", "1", "--plot", str(picture)]) == 0
-    out = capsys.readouterr().out
-    assert "ms on 1" in out
-    assert "convolutions above 20 MFLOP, 2 threads" in out
+    picture, report = tmp_path / "threads.png", tmp_path / "threads.json"
+    assert bench("threads", "--only", "cifar2,cifar_pool2", "--direction", "forward,max_forward",
+                 "--threads", "2,1", "--rounds", "1", "--plot", str(picture),
+                 "--json", str(report)) == 0
+    measured, predicted = capsys.readouterr().out.split("Predicted, not measured")
+    assert "ms on 1" in measured and "cifar_pool2" in measured
+    assert "convolutions above 20 MFLOP, 2 threads" in measured
+    assert "x on 2 " in predicted and "x on 128" in predicted and "cifar_pool2" not in predicted
+    [prediction] = json.loads(report.read_text())["predictions"]
+    assert prediction["name"] == "cifar2"
+    assert list(prediction["predicted_seconds"]) == ["2", "4", "8", "16", "32", "64", "128"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_chosen_is_one_line(capsys):
-    assert cli.main(["layers", "--only", "cifar2,lenet9"]) == 1
-    assert last_line(capsys.readouterr().err).startswith(
-        "pyconv bench: --only: the table has no lenet9; it has signs1, ")
-    assert cli.main(["layers", "--small", "--json", "/nowhere/at/all.json"]) == 1
-    assert "no folder" in capsys.readouterr().err
-    assert cli.main(["layers", "--small", "--only", "small_pool", "--direction", "dx"]) == 1
-    assert "no layer chosen has" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("wrong", [
-    ["--direction", "sideways"], ["--threads", "0"], ["--threads", "two"], ["--rounds", "-1"],
-    ["--peer", "abacus"]])
-def test_wrong_usage_is_status_2(wrong):
+@pytest.mark.parametrize(("wrong", "message"), [
+    (["--only", "cifar2,lenet9"], "--only: the table has no lenet9; it has signs1, "),
+    (["--small", "--only", "small_pool", "--direction", "dx"],
+     "--direction: no layer chosen has dx"),
+    (["--json", "/nowhere/at/all.json"], "argument --json: no folder /nowhere/at"),
+    (["--plot", "/nowhere/at/all.png"], "argument --plot: no folder /nowhere/at"),
+    (["--direction", "sideways"], "argument --direction: unknown sideways; expected some of "),
+    (["--threads", "0"], "argument --threads: '0' is not an integer >= 1"),
+    (["--threads", "two"], "argument --threads: 'two' is"), (["--rounds", "-1"], "argument --rounds"),
+    (["--peer", "torch,abacus"], "argument --peer: unknown abacus; expected some of torch, ncnn"),
+])
+def test_wrong_usage_is_one_line_and_status_2(capsys, wrong, message):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["layers", *wrong])
+        bench("layers", *wrong)
     assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pyconv: error: {message}")
+
+
+def test_a_table_without_the_section_is_wrong_usage(tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_text("[mine.pool]\np = { x = [1, 4, 4, 1], window = 2 }\n")
+    with pytest.raises(SystemExit) as stopped:
+        bench("layers", "--shapes", str(path), "--one-image")
+    assert stopped.value.code == 2
+    assert "has no section 'one_image', only mine" in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("pyconv.bench.plot.available", lambda: False)
+    assert bench("layers", "--small", "--plot", str(tmp_path / "a.png")) == 1
+    assert last_line(capsys.readouterr().err) == (
+        "pyconv: error: --plot needs matplotlib: pip install 'pyconv-cnn[plot]'")
 
 
 def test_machine_describes_itself():
@@ -230,6 +263,8 @@ def test_machine_describes_itself():
     assert facts["cpu"] and facts["compiler"] and facts["isa"] in ("baseline", "v3", "v4")
     assert machine.fma_peak(1) > 0.1
     assert machine.region_seconds(1) == 0.0
+    most = max(2, facts["cpus"])
+    assert machine.region_seconds(4 * most - 3) == pytest.approx(4 * machine.region_seconds(most))
 
 
 # -------------------------------------------------------------------------------------- the peer
@@ -237,11 +272,11 @@ def test_machine_describes_itself():
 
 def test_a_missing_peer_is_a_message_and_no_error(monkeypatch, tmp_path, capsys):
     small = ["layers", "--small", "--rounds", "1", "--direction", "forward", "--peer", "torch"]
-    assert cli.main([*small, "--peer-python", str(tmp_path / "python")]) == 0
+    assert bench(*small, "--peer-python", str(tmp_path / "python")) == 0
     assert "without torch: cannot start" in capsys.readouterr().err
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert cli.main([*small, "--peer-python", sys.executable]) == 0
+    assert bench(*small, "--peer-python", sys.executable) == 0
     out, err = capsys.readouterr()
     assert "no torch here; choose a Python that has it" in err
     assert "small_conv" in out
@@ -274,49 +309,140 @@ def test_the_peer_is_timed_in_turns_and_its_best_layout_counts(fake_peer, tmp_pa
     times = [{"seconds": seconds} for seconds in (4.0, 2.0, 3.0, 5.0)]
     command = fake_peer([{"layouts": ["a", "b"], "sample": small_sample()}, *times])
     report = tmp_path / "report.json"
-    assert cli.main([*command, "--rounds", "2", "--json", str(report)]) == 0
+    assert bench(*command, "--rounds", "2", "--json", str(report)) == 0
     [row] = json.loads(report.read_text())["rows"]
-    assert row["peer_rounds"] == {"a": [4.0, 3.0], "b": [2.0, 5.0]}
-    assert (row["peer_layout"], row["peer_seconds"]) == ("b", 2.0)
-    assert row["ratio"] == 2.0 / row["seconds"]
+    assert row["peers"] == {"Fake": {
+        "layout": "b", "seconds": 2.0, "ratio": 2.0 / row["seconds"],
+        "rounds": {"a": [4.0, 3.0], "b": [2.0, 5.0]}}}
     assert f"lowest: {row['name']} forward" in capsys.readouterr().out
+
+
+def test_several_peers_stand_side_by_side(fake_peer, capsys, monkeypatch):
+    command = fake_peer([{"layouts": ["a"], "sample": small_sample()}, {"seconds": 0.000125}])
+    other = cli.SCRIPTS["torch"].with_name("other.py")
+    script = cli.SCRIPTS["torch"].read_text()
+    other.write_text(script.replace("Fake", "Other").replace("0.000125", "0.00025"))
+    monkeypatch.setitem(cli.SCRIPTS, "ncnn", other)
+    assert bench(*command, "--peer", "torch,ncnn", "--rounds", "1") == 0
+    out = capsys.readouterr().out
+    assert "beside Fake 1, Other 1" in out
+    row = next(line for line in out.splitlines() if line.startswith("small_conv")).split()
+    assert (row[-4], row[-2]) == ("0.125", "0.250")
+    assert "Fake's time / pyconv's" in out and "Other's time / pyconv's" in out
 
 
 def test_a_peer_that_computes_something_else_is_found(fake_peer, capsys):
     wrong = [value + 1 for value in small_sample()]
-    assert cli.main(fake_peer([{"layouts": ["a"], "sample": wrong}])) == 1
+    assert bench(*fake_peer([{"layouts": ["a"], "sample": wrong}])) == 1
     assert "small_conv forward, beside Fake's: result is wrong" in capsys.readouterr().err
 
 
 def test_what_the_peer_cannot_do_is_left_out(fake_peer, capsys):
-    assert cli.main(fake_peer([{"error": "ValueError: not mine"}])) == 0
+    assert bench(*fake_peer([{"error": "ValueError: not mine"}])) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "small_conv" in line)
     assert row.split()[-2:] == ["-", "-"]
 
 
 def test_a_peer_that_stops_is_one_line(fake_peer, capsys):
-    assert cli.main(fake_peer([{"layouts": ["a"], "sample": small_sample()}])) == 1
+    assert bench(*fake_peer([{"layouts": ["a"], "sample": small_sample()}])) == 1
     assert last_line(capsys.readouterr().err) == (
-        "pyconv bench: the peer stopped: nothing more to say")
+        "pyconv: error: the peer stopped: nothing more to say")
 
 
-@pytest.mark.skipif(cli.PEER_PYTHON not in os.environ,
-                    reason=f"{cli.PEER_PYTHON} names no Python that has PyTorch")
+needs_peers = pytest.mark.skipif(
+    cli.PEER_PYTHON not in os.environ,
+    reason=f"{cli.PEER_PYTHON} names no Python that has PyTorch and ncnn")
+
+
+@needs_peers
 def test_pytorch_computes_the_same(tmp_path):
     report = tmp_path / "report.json"
-    assert cli.main(["layers", "--only", "small_conv,small_pool,k3_s2,group4", "--peer", "torch",
-                     "--rounds", "1", "--json", str(report)]) == 0
+    assert bench("layers", "--only", "small_conv,small_pool,k3_s2,group4", "--peer", "torch",
+                 "--rounds", "1", "--json", str(report)) == 0
     written = json.loads(report.read_text())
-    assert written["peer"]["name"] == "PyTorch"
-    assert all(row["ratio"] > 0 for row in written["rows"])
+    assert [peer["name"] for peer in written["peers"]] == ["PyTorch"]
+    assert all(row["peers"]["PyTorch"]["ratio"] > 0 for row in written["rows"])
+
+
+@needs_peers
+def test_ncnn_computes_the_same_for_one_image(tmp_path):
+    report = tmp_path / "report.json"
+    assert bench("layers", "--only", "one_128,one_rgb_s2,small_conv", "--peer", "ncnn",
+                 "--rounds", "1", "--json", str(report)) == 0
+    written = json.loads(report.read_text())
+    assert [peer["name"] for peer in written["peers"]] == ["ncnn"]
+    done = {(row["name"], row["direction"]) for row in written["rows"] if "ncnn" in row["peers"]}
+    assert done == {("one_128", "forward"), ("one_rgb_s2", "forward")}
+
+
+# ------------------------------------------------------------------------------ the predictions
+
+
+def test_list_scheduling_gives_the_next_item_to_the_first_free_thread():
+    items = [3.0, 1.0, 1.0, 1.0, 2.0]
+    assert predict.makespan(items, 1) == 8.0
+    assert predict.makespan(items, 2) == 5.0  # 3 + 2, and 1 + 1 + 1 beside it
+    assert predict.makespan([1.0, 1.0, 1.0, 3.0], 2) == 4.0  # in this order, though 3 were enough
+    assert predict.makespan(items, 128) == 3.0
+    assert predict.makespan([], 4) == 0.0
+
+
+def test_a_prediction_adds_what_is_not_shared_and_the_cost_of_regions(monkeypatch):
+    monkeypatch.setattr(predict, "region_seconds", lambda threads: 0.25 * (threads - 1))
+    p = predict.Prediction(SHAPES["cifar2"], "dx", 1.0, [np.ones(4), np.full(2, 3.0)])
+    assert p.seconds(1) == 1 + 4 + 6
+    assert p.seconds(2) == 1 + (2 + 0.25) + (3 + 0.25)
+    assert p.seconds(4) == 1 + (1 + 0.75) + (3 + 0.75)
+    assert p.speed_up(2) == 11 / 6.5
+    assert p.as_row([2])["predicted_seconds"] == {2: 6.5}
+
+
+@pytest.mark.parametrize(("name", "direction", "regions"), [
+    ("signs1", "forward", 2),   # packing the filter; the convolution
+    ("cifar2", "forward", 2),   # transforming the filters; the tiles
+    ("cifar2", "dw", 2),        # the parts; their sum
+    ("signs1", "dw", 1),
+    ("lenet2", "dw", 2),
+])
+def test_every_item_of_every_region_is_timed(name, direction, regions):
+    call = Problem(SHAPES[name], direction).call(1)
+    call()
+    whole, found = predict.take_apart(call)
+    assert len(found) == regions
+    for items in found:
+        assert len(items) > 0 and (items >= 0).all()
+    inside = sum(items.sum() for items in found)
+    assert 0.2 * whole < inside <= whole
+    again = predict.predict(Problem(SHAPES[name], direction), 2)
+    assert [len(items) for items in again.regions] == [len(items) for items in found]
+
+
+def test_what_stays_on_one_thread_has_no_prediction():
+    small = [SHAPES["small_conv"], SHAPES["cifar_pool2"]]
+    assert list(predict.predict_all(small, cli.DIRECTIONS, 1)) == []
+
+
+def test_more_items_than_are_noted_are_an_error(monkeypatch):
+    monkeypatch.setattr(predict, "MOST_TIMES", 3)
+    with pytest.raises(ValueError, match="at most 3 are noted"):
+        predict.take_apart(Problem(SHAPES["signs1"], "forward").call(1))
+
+
+def test_nothing_is_noted_unless_asked():
+    record_items = _dispatch.active.modules["f"].record_items
+    times = np.zeros(100)
+    record_items(times)
+    record_items(None)
+    Problem(SHAPES["signs1"], "forward").call(1)()
+    assert record_items(None) == 0 and not times.any()
 
 
 # ------------------------------------------------------------------------------------- the sums
 
 
 def measurement(name, direction, count, seconds, peer=None):
-    return measure.Measurement(SHAPES[name], direction, count, 0.0, [2 * seconds, seconds],
-                               {"a": [peer]} if peer else {})
+    return measure.Measurement(SHAPES[name], direction, "direct", count, 0.0, [2 * seconds, seconds],
+                               {"Fake": {"a": [peer]}} if peer else {})
 
 
 def test_summary_groups_the_ratios():
@@ -328,7 +454,7 @@ def test_summary_groups_the_ratios():
         measurement("signs_pool8", "max_forward", 2, 4.0, 2.0),
         measurement("signs_pool8", "avg_forward", 2, 1.0, 1.0),
     ]
-    assert layers.summary(measured, 2) == {
+    assert layers.summary(measured, 2, "Fake") == {
         "forward": [3.0, 2.0], "forward, 3x3 stride 1, C >= 32": [3.0], "max_forward": [0.5],
         "avg_forward": [1.0], "pooling": [0.5, 1.0]}
 

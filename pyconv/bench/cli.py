@@ -1,4 +1,7 @@
-"""The command line of `pyconv bench`: which layers, how often, beside whom, written where."""
+"""The command line of `pyconv bench`: which layers, how often, beside whom, written where.
+
+Errors are `pyconv.cli`'s to print: what is raised here, and wrong usage, which goes to the parser.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import argparse
 import json
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from . import layers, machine, plot, threads
 from .measure import Measurement, measure_all
-from .peer import SCRIPTS, Peer, PeerError, PeerMissingError
-from .reference import WrongResultError
+from .peer import SCRIPTS, Peer, PeerMissingError
+from .predict import Prediction, predict_all
 from .shapes import TABLE, ConvShape, PoolShape, load
 
 DIRECTIONS = (*ConvShape.directions, *PoolShape.directions)
@@ -24,57 +28,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pyconv bench` to its parser."""
     parser.add_argument(
         "what", choices=("layers", "threads"),
-        help="layers: each layer's time, rate and ratio to a peer; threads: how it scales")
+        help="layers: each layer's time, rate and ratio to a peer; threads: how it scales, and a "
+             "prediction for 4 to 128 threads")
     parser.add_argument(
         "--threads", type=_counts, metavar="1,2",
         help="numbers of threads to measure (default: layers: as many as pyconv would use; "
              "threads: 1 up to this machine's CPUs)")
-    parser.add_argument("--peer", choices=sorted(SCRIPTS),
-                        help="measure this library beside pyconv")
+    parser.add_argument(
+        "--peer", type=_some_of(tuple(SCRIPTS)), default=[], metavar="P[,P]",
+        help=f"measure these libraries beside pyconv, out of {', '.join(SCRIPTS)}")
     parser.add_argument(
         "--peer-python", metavar="PATH", default=os.environ.get(PEER_PYTHON, sys.executable),
-        help=f"a Python that has the peer (default: {PEER_PYTHON}, or else this one)")
+        help=f"a Python that has the peers (default: {PEER_PYTHON}, or else this one)")
     table = parser.add_mutually_exclusive_group()
     table.add_argument("--small", dest="section", action="store_const", const="small",
                        default="layers", help="the smallest case alone: a few seconds")
+    table.add_argument("--one-image", dest="section", action="store_const", const="one_image",
+                       help="3x3 layers for one image")
     table.add_argument("--extra", dest="section", action="store_const", const="extra",
                        help="shapes that are in no table: odd sizes, groups, batches of 1 and 256")
     parser.add_argument("--shapes", type=Path, default=TABLE, metavar="FILE",
                         help=f"another table in the form of pyconv/bench/{TABLE.name}")
     parser.add_argument("--only", type=_names, metavar="NAME[,NAME]",
                         help="these layers alone, from any section of the table")
-    parser.add_argument("--direction", type=_directions, default=DIRECTIONS, metavar="D[,D]",
+    parser.add_argument("--direction", type=_some_of(DIRECTIONS), default=DIRECTIONS, metavar="D[,D]",
                         help=f"these directions alone, out of {', '.join(DIRECTIONS)}")
     parser.add_argument("--rounds", type=_positive, default=7, metavar="N",
                         help="rounds of timing, of which the best counts (default: 7)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (matplotlib)")
+    parser.add_argument("--json", type=_new_file, metavar="FILE",
+                        help="write all that was measured")
+    parser.add_argument("--plot", type=_new_file, metavar="FILE",
+                        help="draw a picture (matplotlib)")
+    parser.set_defaults(wrong_usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmark; returns the exit status: 1 if a result is wrong or a file is."""
-    try:
-        _run(args)
-    except (ValueError, OSError, WrongResultError, PeerError) as error:
-        print(f"pyconv bench: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the benchmark.
 
-
-def main(argv: list[str]) -> int:
-    """`pyconv bench` with these arguments, for the scripts in benchmarks/."""
-    parser = argparse.ArgumentParser(prog="pyconv bench")
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
-
-
-def _run(args: argparse.Namespace) -> None:
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If a result is wrong, a peer stops, or a file or matplotlib cannot be used.
+    """
     if args.plot and not plot.available():
-        raise ValueError("--plot needs matplotlib: pip install 'pyconv-cnn[plot]'")
-    for path in (args.json, args.plot):
-        if path and not path.parent.is_dir():
-            raise ValueError(f"no folder {path.parent} to write {path.name} into")
-    chosen = _choose(load(args.shapes), args.section, args.only)
+        raise ImportError("--plot needs matplotlib: pip install 'pyconv-cnn[plot]'")
+    chosen = _choose(args)
     counts = args.threads or _default_threads(args.what)
     facts = machine.describe()
     print(f"{facts['cpu']}, {facts['cpus']} CPUs, kernels {facts['isa']}; FMA peak "
@@ -83,44 +81,54 @@ def _run(args: argparse.Namespace) -> None:
     if machine.is_busy(max(counts)):
         print("this machine is busy with other work: times on several threads say little",
               file=sys.stderr)
-    with _start_peer(args.peer, args.peer_python) as peer:
-        name = peer.name if peer else None
-        if peer:
-            print(f"beside {name} {peer.version}, in the faster of its layouts")
-        measured = measure_all(chosen, args.direction, counts, args.rounds, peer)
+    predictions: list[Prediction] = []
+    with ExitStack() as stack:
+        peers = _start_peers(args.peer, args.peer_python, stack)
+        names = [peer.name for peer in peers]
+        if peers:
+            print("beside " + ", ".join(f"{peer.name} {peer.version}" for peer in peers)
+                  + ", each in its fastest layout")
+        measured = measure_all(chosen, args.direction, counts, args.rounds, peers)
         if args.what == "layers":
-            measurements = layers.print_rows(measured, name)
-            if name:
+            measurements = layers.print_rows(measured, names)
+            for name in names:
                 layers.print_summary(measurements, name)
         else:
-            measurements = threads.print_rows(measured, counts, name)
+            measurements = threads.print_rows(measured, counts, names)
             threads.print_summary(measurements)
-        peer_facts = {"name": name, "version": peer.version} if peer else None
-    if not measurements:
-        raise ValueError(f"no layer chosen has a direction {', '.join(args.direction)}")
+            predictions = threads.print_predictions(
+                predict_all(chosen, args.direction, args.rounds), counts)
+        versions = [{"name": peer.name, "version": peer.version} for peer in peers]
     if args.json:
-        args.json.write_text(json.dumps(_report(facts, peer_facts, counts, measurements), indent=1)
-                             + "\n")
+        report = _report(facts, versions, counts, measurements, predictions)
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
         title = f"{facts['cpu']}, kernels {facts['isa']}"
         if args.what == "layers":
-            plot.plot_layers(args.plot, measurements, name, title)
+            plot.plot_layers(args.plot, measurements, names, title)
         else:
-            plot.plot_threads(args.plot, measurements, title)
+            plot.plot_threads(args.plot, measurements, predictions, title)
+    return 0
 
 
-def _choose(table: dict[str, list[ConvShape | PoolShape]], section: str,
-            only: list[str] | None) -> list[ConvShape | PoolShape]:
-    if only is None:
-        if section not in table:
-            raise ValueError(f"the table has no section {section!r}, only {', '.join(table)}")
-        return table[section]
-    by_name = {shape.name: shape for shapes in table.values() for shape in shapes}
-    unknown = [name for name in only if name not in by_name]
-    if unknown:
-        raise ValueError(f"--only: the table has no {', '.join(unknown)}; "
-                         f"it has {', '.join(by_name)}")
-    return [by_name[name] for name in only]
+def _choose(args: argparse.Namespace) -> list[ConvShape | PoolShape]:
+    """The shapes that were asked for; an error of usage if there are none."""
+    table = load(args.shapes)
+    if args.only is None:
+        if args.section not in table:
+            args.wrong_usage(f"{args.shapes} has no section {args.section!r}, only "
+                             f"{', '.join(table)}")
+        chosen = table[args.section]
+    else:
+        by_name = {shape.name: shape for shapes in table.values() for shape in shapes}
+        unknown = [name for name in args.only if name not in by_name]
+        if unknown:
+            args.wrong_usage(f"--only: the table has no {', '.join(unknown)}; "
+                             f"it has {', '.join(by_name)}")
+        chosen = [by_name[name] for name in args.only]
+    if not any(direction in args.direction for shape in chosen for direction in shape.directions):
+        args.wrong_usage(f"--direction: no layer chosen has {', '.join(args.direction)}")
+    return chosen
 
 
 def _default_threads(what: str) -> list[int]:
@@ -129,26 +137,28 @@ def _default_threads(what: str) -> list[int]:
     return [get_num_threads()] if what == "layers" else list(range(1, available_cpus() + 1))
 
 
-def _start_peer(name: str | None, python: str) -> Any:
-    """The peer; or nothing, after a message, where it is not installed."""
-    if name is None:
-        return nullcontext()
-    try:
-        return Peer(SCRIPTS[name], python)
-    except PeerMissingError as error:
-        print(f"without {name}: {error}; choose a Python that has it by --peer-python or "
-              f"{PEER_PYTHON}", file=sys.stderr)
-        return nullcontext()
+def _start_peers(names: Sequence[str], python: str, stack: ExitStack) -> list[Peer]:
+    """The peers, to be closed by `stack`; a message for each that is not installed."""
+    peers = []
+    for name in names:
+        try:
+            peers.append(stack.enter_context(Peer(SCRIPTS[name], python)))
+        except PeerMissingError as error:
+            print(f"without {name}: {error}; choose a Python that has it by --peer-python or "
+                  f"{PEER_PYTHON}", file=sys.stderr)
+    return peers
 
 
-def _report(facts: dict[str, Any], peer: dict[str, Any] | None, counts: list[int],
-            measurements: list[Measurement]) -> dict[str, Any]:
-    peaks = {count: machine.fma_peak(count) for count in counts}
+def _report(facts: dict[str, Any], peers: list[dict[str, str]], counts: list[int],
+            measurements: list[Measurement], predictions: list[Prediction]) -> dict[str, Any]:
+    predicted = threads.predicted_counts(counts)
     return {
-        "machine": facts, "peer": peer,
-        "fma_peak_gflops": peaks,
-        "region_seconds": {count: machine.region_seconds(count) for count in counts},
+        "machine": facts, "peers": peers,
+        "fma_peak_gflops": {count: machine.fma_peak(count) for count in counts},
+        "region_seconds": {count: machine.region_seconds(count)
+                           for count in (predicted if predictions else counts)},
         "rows": [m.as_row() for m in measurements],
+        "predictions": [p.as_row(predicted) for p in predictions],
     }
 
 
@@ -156,12 +166,22 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _directions(text: str) -> list[str]:
-    unknown = [name for name in _names(text) if name not in DIRECTIONS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"unknown {', '.join(unknown)}; expected some of {', '.join(DIRECTIONS)}")
-    return _names(text)
+def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        unknown = [name for name in _names(text) if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"unknown {', '.join(unknown)}; expected some of {', '.join(known)}")
+        return _names(text)
+
+    return parse
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {path.parent} to write {path.name} into")
+    return path
 
 
 def _counts(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from .machine import fma_peak
@@ -10,63 +10,66 @@ from .measure import Measurement
 from .shapes import ConvShape
 
 
-def print_rows(measured: Iterable[list[Measurement]], peer_name: str | None) -> list[Measurement]:
+def print_rows(measured: Iterable[list[Measurement]], peers: Sequence[str]) -> list[Measurement]:
     """Print each measurement as it comes; returns them all."""
     kind, everything = None, []
     for group in measured:
         for m in group:
             if m.shape.kind != kind:
                 kind = m.shape.kind
-                print("\n" + _header(kind, peer_name))
-            print(_line(m, peer_name), flush=True)
+                print("\n" + _header(kind, peers))
+            print(_line(m, peers), flush=True)
             everything.append(m)
     return everything
 
 
-def print_summary(measurements: list[Measurement], peer_name: str) -> None:
+def print_summary(measurements: list[Measurement], peer: str) -> None:
     """Print the geometric means of the ratios, and the lowest, for each number of threads."""
     for threads in sorted({m.threads for m in measurements}):
-        print(f"\n{peer_name}'s time / pyconv's, {label_threads(threads)}: geometric means")
-        for title, ratios in summary(measurements, threads).items():
-            print(f"  {title:<40}{geometric_mean(ratios):6.2f}  (of {len(ratios)})")
-        lowest = min((m for m in measurements if m.threads == threads and m.ratio),
-                     key=lambda m: m.ratio or 0.0, default=None)
-        if lowest:
-            title = f"lowest: {lowest.shape.name} {lowest.direction}"
-            print(f"  {title:<40}{lowest.ratio:6.2f}")
+        ratios = {(m.shape.name, m.direction): ratio for m in measurements
+                  if m.threads == threads and (ratio := m.ratio(peer))}
+        if not ratios:
+            continue
+        print(f"\n{peer}'s time / pyconv's, {label_threads(threads)}: geometric means")
+        for title, group in summary(measurements, threads, peer).items():
+            print(f"  {title:<40}{geometric_mean(group):6.2f}  (of {len(group)})")
+        lowest = min(ratios, key=lambda key: ratios[key])
+        print(f"  {'lowest: ' + ' '.join(lowest):<40}{ratios[lowest]:6.2f}")
 
 
-def summary(measurements: list[Measurement], threads: int) -> dict[str, list[float]]:
+def summary(measurements: list[Measurement], threads: int, peer: str) -> dict[str, list[float]]:
     """The ratios by direction; of them those where Winograd pays most; those of all pools."""
-    compared = [m for m in measurements if m.threads == threads and m.ratio]
+    compared = [(m, ratio) for m in measurements if m.threads == threads
+                and (ratio := m.ratio(peer))]
     titled = [
-        *((m.direction, m) for m in compared),
-        *((f"{m.direction}, 3x3 stride 1, C >= 32", m) for m in compared
+        *((m.direction, ratio) for m, ratio in compared),
+        *((f"{m.direction}, 3x3 stride 1, C >= 32", ratio) for m, ratio in compared
           if isinstance(m.shape, ConvShape) and m.shape.is_wide_3x3),
-        *(("pooling", m) for m in compared if m.shape.kind == "pool"),
+        *(("pooling", ratio) for m, ratio in compared if m.shape.kind == "pool"),
     ]
     ratios: dict[str, list[float]] = {}
-    for title, m in titled:
-        ratios.setdefault(title, []).append(m.ratio or 0.0)
+    for title, ratio in titled:
+        ratios.setdefault(title, []).append(ratio)
     return ratios
 
 
-def _header(kind: str, peer_name: str | None) -> str:
+def _header(kind: str, peers: Sequence[str]) -> str:
     rate = "GFLOP/s  % of peak" if kind == "conv" else "   GB/s           "
-    peer = f"{peer_name + ' ms':>13}  ratio" if peer_name else ""
-    return f"{'layer':<14}{'direction':<14}{'threads':>7}{'ms':>10}  {rate}    error{peer}"
+    algorithm = f"{'algorithm':<11}" if kind == "conv" else ""
+    columns = "".join(f"{peer + ' ms':>13}  ratio" for peer in peers)
+    return (f"{'layer':<14}{'direction':<14}{algorithm}{'threads':>7}{'ms':>10}  {rate}    error"
+            f"{columns}")
 
 
-def _line(m: Measurement, peer_name: str | None) -> str:
+def _line(m: Measurement, peers: Sequence[str]) -> str:
+    algorithm = f"{m.algorithm:<11}" if m.algorithm else ""
     peak = f"{100 * m.rate / fma_peak(m.threads):11.0f}" if m.shape.kind == "conv" else " " * 11
     error = f"{m.error:9.0e}" if m.error else f"{'exact':>9}"
-    peer = ""
-    if m.peer_seconds:
-        peer = f"{1e3 * m.peer_seconds:13.3f}{m.ratio:7.2f}"
-    elif peer_name:
-        peer = f"{'-':>13}{'-':>7}"
-    return (f"{m.shape.name:<14}{m.direction:<14}{m.threads:>7}{1e3 * m.seconds:10.3f}"
-            f"{m.rate:9.1f}{peak}{error}{peer}")
+    columns = "".join(
+        f"{1e3 * seconds:13.3f}{m.ratio(peer):7.2f}" if (seconds := m.peer_seconds(peer))
+        else f"{'-':>13}{'-':>7}" for peer in peers)
+    return (f"{m.shape.name:<14}{m.direction:<14}{algorithm}{m.threads:>7}{1e3 * m.seconds:10.3f}"
+            f"{m.rate:9.1f}{peak}{error}{columns}")
 
 
 def label_threads(count: int) -> str:

@@ -66,8 +66,14 @@ def is_busy(threads: int) -> bool:
 
 
 def region_seconds(threads: int) -> float:
-    """Measured cost of starting and ending a parallel region on this many threads."""
-    return max(_probe(threads, 0)[1] - _probe(1, 0)[1], 0.0)
+    """Cost of starting and ending a parallel region on this many threads.
+
+    Measured on as many as there are CPUs (and at least 2); beyond, in proportion to the threads
+    that join the first one, since libgomp starts and collects them one by one.
+    """
+    measured = min(threads, max(2, _threads.available_cpus()))
+    cost = max(_probe(measured, 0)[1] - _probe(1, 0)[1], 0.0)
+    return cost * (threads - 1) / max(1, measured - 1)
 
 
 @cache

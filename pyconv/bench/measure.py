@@ -1,4 +1,4 @@
-"""Check one problem's result, then time it: pyconv and the peer in turns, the best of several.
+"""Check one problem's result, then time it: pyconv and the peers in turns, the best of several.
 
 On a machine that others use, times drift by tens of per cent from minute to minute, so what is
 compared is measured within the same second, and ratios are what counts. Both sides are timed in
@@ -16,7 +16,7 @@ from typing import Any
 
 from . import reference
 from .peer import Peer, PeerCannotError
-from .problem import Problem, sample
+from .problem import Problem, problems, sample
 from .shapes import ConvShape, PoolShape
 
 ROUND = 0.02  # seconds
@@ -30,37 +30,43 @@ class Measurement:
 
     Attributes
     ----------
+    algorithm : str or None
+        What computed a convolution; None for a pool.
     error : float
         Of the result against the reference: the largest, as a part of the rms; 0.0 if exact.
-    rounds, peer_rounds : list of float, dict of layout -> list of float
+    rounds : list of float
         Seconds of a call in each round.
+    peer_rounds : dict of peer's name -> dict of layout -> list of float
+        Seconds of a peer's call in each round; without the peers that cannot do this.
     """
 
     shape: ConvShape | PoolShape
     direction: str
+    algorithm: str | None
     threads: int
     error: float
     rounds: list[float]
-    peer_rounds: dict[str, list[float]]
+    peer_rounds: dict[str, dict[str, list[float]]]
 
     @property
     def seconds(self) -> float:
         return min(self.rounds)
 
-    @property
-    def peer_layout(self) -> str | None:
-        """The memory layout in which the peer was fastest; None without a peer."""
-        best = {layout: min(rounds) for layout, rounds in self.peer_rounds.items()}
-        return min(best, key=lambda layout: best[layout], default=None)
+    def peer_layout(self, peer: str) -> str:
+        """The memory layout in which a peer was fastest."""
+        layouts = self.peer_rounds[peer]
+        return min(layouts, key=lambda layout: min(layouts[layout]))
 
-    @property
-    def peer_seconds(self) -> float | None:
-        return min(self.peer_rounds[self.peer_layout]) if self.peer_layout else None
+    def peer_seconds(self, peer: str) -> float | None:
+        """A peer's time in its best layout; None if it cannot do this."""
+        if peer not in self.peer_rounds:
+            return None
+        return min(self.peer_rounds[peer][self.peer_layout(peer)])
 
-    @property
-    def ratio(self) -> float | None:
+    def ratio(self, peer: str) -> float | None:
         """Peer's time / pyconv's time: above 1, pyconv is faster."""
-        return self.peer_seconds / self.seconds if self.peer_seconds else None
+        seconds = self.peer_seconds(peer)
+        return seconds / self.seconds if seconds else None
 
     @property
     def rate(self) -> float:
@@ -73,39 +79,41 @@ class Measurement:
         """Everything, as plain JSON values."""
         return {
             "name": self.shape.name, "kind": self.shape.kind, "direction": self.direction,
-            "threads": self.threads, "seconds": self.seconds, "rounds": self.rounds,
+            "algorithm": self.algorithm, "threads": self.threads, "seconds": self.seconds,
+            "rounds": self.rounds,
             "unit": "GFLOP/s" if self.shape.kind == "conv" else "GB/s", "rate": self.rate,
-            "error_of_rms": self.error, "peer_seconds": self.peer_seconds,
-            "peer_layout": self.peer_layout, "peer_rounds": self.peer_rounds, "ratio": self.ratio,
+            "error_of_rms": self.error,
+            "peers": {peer: {"layout": self.peer_layout(peer), "seconds": self.peer_seconds(peer),
+                             "ratio": self.ratio(peer), "rounds": rounds}
+                      for peer, rounds in self.peer_rounds.items()},
         }
 
 
 def measure_all(shapes: Sequence[ConvShape | PoolShape], directions: Sequence[str],
-                threads: Sequence[int], rounds: int, peer: Peer | None
+                threads: Sequence[int], rounds: int, peers: Sequence[Peer]
                 ) -> Iterator[list[Measurement]]:
     """Measure each shape in each of `directions` that it has; yields one item per thread count."""
-    for shape in shapes:
-        for direction in shape.directions:
-            if direction in directions:
-                yield measure(Problem(shape, direction), threads, rounds, peer)
+    for problem in problems(shapes, directions):
+        yield measure(problem, threads, rounds, peers)
 
 
 def measure(problem: Problem, threads: Sequence[int], rounds: int,
-            peer: Peer | None) -> list[Measurement]:
+            peers: Sequence[Peer]) -> list[Measurement]:
     """Check and time one problem at each of `threads`.
 
     Raises
     ------
     reference.WrongResultError
-        If pyconv's result is wrong, or differs between thread counts, or the peer computes
+        If pyconv's result is wrong, or differs between thread counts, or a peer computes
         something else.
     """
     calls = {count: problem.call(count) for count in threads}
     errors = check(problem, calls)
-    layouts = _prepare(peer, problem, calls[threads[0]]) if peer else []
+    layouts = {peer: _prepare(peer, problem, calls[threads[0]]) for peer in peers}
     measurements = [
-        Measurement(problem.shape, problem.direction, count, errors[count], [],
-                    {layout: [] for layout in layouts})
+        Measurement(problem.shape, problem.direction, problem.algorithm, count, errors[count], [],
+                    {peer.name: {layout: [] for layout in found}
+                     for peer, found in layouts.items() if found})
         for count in threads
     ]
     time.sleep(PAUSE_AFTER_CHECK)
@@ -113,10 +121,11 @@ def measure(problem: Problem, threads: Sequence[int], rounds: int,
         for m in measurements:
             m.rounds.append(seconds_per_call(calls[m.threads], ROUND))
             time.sleep(PAUSE)
-            for layout, seconds in m.peer_rounds.items():
-                assert peer is not None
-                seconds.append(peer.time(layout, m.threads, ROUND))
-                time.sleep(PAUSE)
+            for peer, found in layouts.items():
+                for layout in found:
+                    seconds = peer.time(layout, m.threads, ROUND)
+                    m.peer_rounds[peer.name][layout].append(seconds)
+                    time.sleep(PAUSE)
     return measurements
 
 

@@ -1,7 +1,6 @@
 """Another library to measure beside pyconv, in a process of its own that answers JSON lines.
 
-A further peer is one more script that keeps the protocol described in peer_torch.py, and one more
-entry in SCRIPTS.
+A further peer is one more script that calls `peer_protocol.serve`, and one more entry in SCRIPTS.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import numpy as np
 from .problem import Problem
 from .shapes import as_peer_problem
 
-SCRIPTS = {"torch": Path(__file__).with_name("peer_torch.py")}
+SCRIPTS = {name: Path(__file__).with_name(f"peer_{name}.py") for name in ("torch", "ncnn")}
 
 
-class PeerMissingError(Exception):
+class PeerMissingError(OSError):
     """That Python cannot run the peer."""
 
 
@@ -28,7 +27,7 @@ class PeerCannotError(Exception):
     """The peer has no such operation; it can be asked for others."""
 
 
-class PeerError(Exception):
+class PeerError(OSError):
     """The peer stopped."""
 
 

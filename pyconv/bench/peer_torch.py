@@ -1,34 +1,21 @@
-"""Runs PyTorch's layers for `pyconv bench --peer torch`, in a process of its own.
+"""Runs PyTorch's layers for `pyconv bench --peer torch`; peer_protocol.py has the talk.
 
-A process of its own, because two OpenMP pools in one process spin against each other, and because
-PyTorch may live in another environment: this script needs Python and torch, and nothing of pyconv.
-It reads one JSON request a line from standard input and answers each with one line:
-
-    {"do": "prepare", "problem": {...}, "direction": "forward"}
-        -> {"layouts": [...], "sample": [...]}: some values of the result, for comparison
-    {"do": "time", "layout": "channels_last", "threads": 2, "seconds": 0.02}
-        -> {"seconds": seconds per call}
-
-Between requests it waits in a read, so its threads sleep. Gradients are asked of PyTorch one at a
-time, as pyconv's are (the filter's together with the bias's). PyTorch pads both sides alike: where
-the problem pads unevenly, the excess is padded by `F.pad`: in the timed call in a forward pass,
-as PyTorch's own padding="same" does, and beforehand for gradients, which favours PyTorch a little.
+Gradients are asked of PyTorch one at a time, as pyconv's are (the filter's together with the
+bias's). PyTorch pads both sides alike: where the problem pads unevenly, the excess is padded by
+`F.pad`: in the timed call in a forward pass, as PyTorch's own padding="same" does, and beforehand
+for gradients, which favours PyTorch a little.
 """
 
 # mypy: disable-error-code="import-not-found"
 
-import json
-import sys
 from functools import partial
-from time import perf_counter
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own custom)
+from peer_protocol import HASH, serve
 
 aten = torch.ops.aten
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-SAMPLE = 512  # values of the result that are sent back
-HASH = 2654435761  # Knuth's multiplicative hash; pyconv/bench/problem.py draws the same values
 
 
 def values(shape, seed):
@@ -96,44 +83,15 @@ def pool(p, direction, layout):
     return call, lambda result: result.permute(0, 2, 3, 1)
 
 
-def seconds_per_call(call, seconds):
-    """Mean time of as many calls as fill `seconds`."""
-    calls, start, now = 0, perf_counter(), 0.0
-    while now < seconds:
-        call()
-        calls += 1
-        now = perf_counter() - start
-    return now / calls
-
-
 def prepare(problem, direction):
     build = conv if problem["kind"] == "conv" else pool
     calls = {}
     for layout in LAYOUTS:
         calls[layout], to_rows = build(problem, direction, layout)
         result = to_rows(calls[layout]()).flatten()
-    at = [i * HASH % len(result) for i in range(min(SAMPLE, len(result)))]
-    return calls, {"layouts": list(LAYOUTS), "sample": result[at].tolist()}
-
-
-@torch.inference_mode()
-def main():
-    print(json.dumps({"name": "PyTorch", "version": torch.__version__}), flush=True)
-    calls = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if request["do"] == "prepare":
-                calls = {}  # frees the last problem's memory before the next one takes its own
-                calls, answer = prepare(request["problem"], request["direction"])
-            else:
-                torch.set_num_threads(request["threads"])
-                seconds = seconds_per_call(calls[request["layout"]], request["seconds"])
-                answer = {"seconds": seconds}
-        except (ValueError, RuntimeError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+    return calls, result
 
 
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        serve("PyTorch", torch.__version__, prepare, torch.set_num_threads)

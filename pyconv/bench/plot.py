@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .layers import label_threads
 from .machine import fma_peak
 from .measure import Measurement
+from .predict import Prediction
+from .threads import predicted_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PYCONV, PEER, PEAK = "#4c72b0", "#b8bcc4", "#c44e52"
+PYCONV, PEERS, PEAK = "#4c72b0", ("#b8bcc4", "#8a8f99"), "#c44e52"
 PANEL = 3.4  # inches
 
 
@@ -24,7 +26,7 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def plot_layers(path: Path, measurements: list[Measurement], peer_name: str | None,
+def plot_layers(path: Path, measurements: list[Measurement], peers: list[str],
                 title: str) -> None:
     """Write bars of GFLOP/s (convolutions, beside the FMA peak) or GB/s (pools) of each layer.
 
@@ -34,14 +36,14 @@ def plot_layers(path: Path, measurements: list[Measurement], peer_name: str | No
     peak = fma_peak(threads)
 
     def bars(axes: Axes, group: list[Measurement]) -> None:
-        places = range(len(group))
-        axes.barh([i - 0.2 for i in places], [m.rate for m in group], 0.4, color=PYCONV,
-                  label="pyconv")
-        if peer_name:
-            # NaN draws nothing: a layer that the peer cannot do has no second bar.
-            axes.barh([i + 0.2 for i in places], [m.rate * (m.ratio or float("nan")) ** -1
-                                                  for m in group], 0.4, color=PEER,
-                      label=peer_name)
+        places, height = range(len(group)), 0.8 / (1 + len(peers))
+        axes.barh([i - 0.4 for i in places], [m.rate for m in group], height, align="edge",
+                  color=PYCONV, label="pyconv")
+        for k, peer in enumerate(peers):
+            # NaN draws nothing: a layer that the peer cannot do has no bar.
+            axes.barh([i - 0.4 + (k + 1) * height for i in places],
+                      [m.rate / (m.ratio(peer) or float("nan")) for m in group], height,
+                      align="edge", color=PEERS[k % len(PEERS)], label=peer)
         if group[0].shape.kind == "conv":
             axes.axvline(peak, color=PEAK, label=f"FMA peak, {peak:.0f}")
             axes.set_xlabel("GFLOP/s of the direct sum")
@@ -54,22 +56,47 @@ def plot_layers(path: Path, measurements: list[Measurement], peer_name: str | No
             f"{title}, {label_threads(threads)}")
 
 
-def plot_threads(path: Path, measurements: list[Measurement], title: str) -> None:
-    """Write lines of each layer's speed-up over its fewest threads, beside the ideal."""
+def plot_threads(path: Path, measurements: list[Measurement], predictions: list[Prediction],
+                 title: str) -> None:
+    """Write each layer's speed-up over its fewest threads: measured, predicted, and the ideal.
+
+    Full marks are measured, hollow ones predicted; both axes are logarithmic.
+    """
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
+
     counts = sorted({m.threads for m in measurements})
+    more = [counts[0], *(count for count in predicted_counts(counts) if count > counts[0])]
+    names = list(dict.fromkeys(m.shape.name for m in measurements))
+    hollow: dict[str, Any] = {"linestyle": "--", "linewidth": 0.8, "markerfacecolor": "white",
+                              "zorder": 1.5}
 
     def lines(axes: Axes, group: list[Measurement]) -> None:
-        for i, name in enumerate(dict.fromkeys(m.shape.name for m in group)):
-            seconds = {m.threads: m.seconds for m in group if m.shape.name == name}
-            axes.plot(counts, [seconds[counts[0]] / seconds[count] for count in counts],
-                      color=f"C{i % 10}", marker="osv^D"[i // 10 % 5], label=name)
-        axes.plot(counts, [count / counts[0] for count in counts], color=PEAK, linestyle="--",
+        foreseen = [p for p in predictions if p.direction == group[0].direction]
+        ends = more if foreseen else counts
+        axes.plot(ends, [count / counts[0] for count in ends], color=PEAK, linestyle=":",
                   label="ideal")
-        axes.set_xticks(counts)
+        axes.plot([], [], color="black", marker="o", label="measured")
+        if foreseen:
+            axes.plot([], [], color="black", marker="o", label="predicted", **hollow)
+        for i, name in enumerate(names):
+            style: dict[str, Any] = {"color": f"C{i % 10}", "marker": "osv^D"[i // 10 % 5]}
+            seconds = {m.threads: m.seconds for m in group if m.shape.name == name}
+            if seconds:
+                axes.plot(counts, [seconds[counts[0]] / seconds[count] for count in counts],
+                          **style, label=name)
+            for p in [p for p in foreseen if p.shape.name == name]:
+                axes.plot(more, [p.seconds(counts[0]) / p.seconds(count) for count in more],
+                          **style | hollow)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(NullLocator())
+        axes.set_xticks(ends)
         axes.set_xlabel("threads")
-        axes.set_ylim(bottom=0)
 
-    _panels(path, measurements, lines, f"{title}: speed-up over {label_threads(counts[0])}")
+    _panels(path, measurements, lines,
+            f"{title}: times as fast as on {label_threads(counts[0])}")
 
 
 def _panels(path: Path, measurements: list[Measurement],

@@ -6,7 +6,7 @@ a formula, so that a peer in another process draws the same ones without being s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from .. import functional
 from .shapes import ConvShape, PoolShape
 
-HASH = 2654435761  # Knuth's multiplicative hash; peer_torch.py draws the same values
+HASH = 2654435761  # Knuth's multiplicative hash; the peers draw the same values
 LARGEST = 4  # of a value
 
 
@@ -59,6 +59,17 @@ class Problem:
     def dy(self) -> np.ndarray:
         return values(self.shape.y, 4)
 
+    @property
+    def algorithm(self) -> str | None:
+        """What pyconv takes for a convolution: "winograd", "direct"; None for a pool."""
+        shape = self.shape
+        if not isinstance(shape, ConvShape):
+            return None
+        direction = {"forward": "y"}.get(self.direction, self.direction)
+        return functional.conv2d_algorithm(
+            shape.x, shape.w, stride=shape.stride, padding=shape.padding, dilation=shape.dilation,
+            groups=shape.groups, direction=direction)
+
     def call(self, threads: int) -> Callable[[], Any]:
         """The call that is timed: the public function, as a user would call it."""
         shape = self.shape
@@ -92,3 +103,12 @@ class Problem:
         arrays = result if isinstance(result, tuple) else (result,)
         return {name: array for name, array in zip(names, arrays, strict=True)
                 if array is not None}
+
+
+def problems(shapes: Iterable[ConvShape | PoolShape], directions: Container[str]
+             ) -> Iterator[Problem]:
+    """Each shape in each of `directions` that it has."""
+    for shape in shapes:
+        for direction in shape.directions:
+            if direction in directions:
+                yield Problem(shape, direction)

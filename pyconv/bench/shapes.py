@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 TABLE = Path(__file__).with_name("shapes.toml")
-SECTIONS = ("layers", "small", "extra")
 FLOAT_BYTES = INDEX_BYTES = 4
 
 Pair = tuple[int, int]

@@ -1,0 +1,53 @@
+"""The peers' side of the talk with `peer.py`: JSON lines, one request and one answer a line.
+
+    {"do": "prepare", "problem": {...}, "direction": "forward"}
+        -> {"layouts": [...], "sample": [...]}: some values of the result, for comparison
+    {"do": "time", "layout": "channels_last", "threads": 2, "seconds": 0.02}
+        -> {"seconds": seconds per call}
+
+A peer has a process of its own, because two OpenMP pools in one process spin against each other,
+and because it may live in another environment: its script needs nothing of pyconv but this file.
+Between requests it waits in a read, so its threads sleep.
+"""
+
+import json
+import sys
+from time import perf_counter
+
+SAMPLE = 512  # values of the result that are sent back
+HASH = 2654435761  # Knuth's multiplicative hash; pyconv/bench/problem.py draws the same values
+
+
+def serve(name, version, prepare, set_threads):
+    """Answer requests until standard input ends.
+
+    `prepare(problem, direction)` returns a call for each layout, and the flat result in NHWC (or
+    HWIO) order; what the peer cannot do is a ValueError or RuntimeError.
+    """
+    print(json.dumps({"name": name, "version": version}), flush=True)
+    calls = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "prepare":
+                calls = {}  # frees the last problem's memory before the next one takes its own
+                calls, result = prepare(request["problem"], request["direction"])
+                at = [i * HASH % len(result) for i in range(min(SAMPLE, len(result)))]
+                answer = {"layouts": list(calls), "sample": result[at].tolist()}
+            else:
+                set_threads(request["threads"])
+                seconds = seconds_per_call(calls[request["layout"]], request["seconds"])
+                answer = {"seconds": seconds}
+        except (ValueError, RuntimeError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+def seconds_per_call(call, seconds):
+    """Mean time of as many calls as fill `seconds`."""
+    calls, start, now = 0, perf_counter(), 0.0
+    while now < seconds:
+        call()
+        calls += 1
+        now = perf_counter() - start
+    return now / calls
