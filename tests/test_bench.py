@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -435,6 +437,37 @@ def test_nothing_is_noted_unless_asked():
     record_items(None)
     Problem(SHAPES["signs1"], "forward").call(1)()
     assert record_items(None) == 0 and not times.any()
+
+
+# --------------------------------------------------------------------------------- the documents
+
+
+def test_reports_become_the_tables_of_a_document(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+    document = tmp_path / "performance.md"
+    document.write_text("above\n<!-- begin of benchmarks/tables.py -->\nold\n"
+                        "<!-- end of benchmarks/tables.py -->\nbelow\n")
+    reports = [tmp_path / "layers.json", tmp_path / "threads.json"]
+    assert bench("layers", "--only", "one_128,small_pool", "--rounds", "1", "--threads", "1",
+                 "--json", str(reports[0])) == 0
+    assert bench("threads", "--only", "one_128", "--direction", "dx", "--rounds", "1",
+                 "--threads", "1", "--json", str(reports[1])) == 0
+    subprocess.run([sys.executable, script, *reports, "--into", document], check=True)
+    text = document.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    tables = [block for block in text.split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 3 + 1 + 4 + 1  # directions, errors, pooling, predictions
+    for lines in map(str.splitlines, tables):
+        assert len({line.count("|") for line in lines}) == 1 and len(lines) >= 3
+    [errors] = [lines for lines in tables if lines.startswith("| layer | forward | dx | dw |")]
+    rows = json.loads(reports[0].read_text())["rows"]
+    assert all(f"{row['error_of_rms']:.1e}" in errors for row in rows if row["kind"] == "conv")
+    unmarked = tmp_path / "unmarked.md"
+    unmarked.write_text("nothing\n")
+    failed = subprocess.run([sys.executable, script, *reports, "--into", unmarked],
+                            capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and "lacks the line" in failed.stderr
+    assert unmarked.read_text() == "nothing\n"
 
 
 # ------------------------------------------------------------------------------------- the sums

@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
                 predict_all(chosen, args.direction, args.rounds), counts)
         versions = [{"name": peer.name, "version": peer.version} for peer in peers]
     if args.json:
-        report = _report(facts, versions, counts, measurements, predictions)
+        report = {"section": None if args.only else args.section,
+                  **_report(facts, versions, counts, measurements, predictions)}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
         title = f"{facts['cpu']}, kernels {facts['isa']}"
