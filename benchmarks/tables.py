@@ -14,6 +14,7 @@ from statistics import geometric_mean
 
 BEGIN, END = "<!-- begin of benchmarks/tables.py -->\n", "<!-- end of benchmarks/tables.py -->\n"
 TITLES = {"layers": "Layers", "one_image": "One image", "extra": "Other shapes"}
+UNSTEADY = " \\* Half of the rounds took over 1.5 times the best: the machine had other work."
 CONV, POOL = ("forward", "dx", "dw"), ("max_forward", "max_backward", "avg_forward", "avg_backward")
 
 
@@ -59,7 +60,8 @@ def layers(report, kind, directions):
         heads += [head for peer in peers for head in (f"{peer}, ms", "ratio")]
         lines = []
         for row in chosen:
-            line = [row["name"], row["threads"], milliseconds(row["seconds"]), f"{row['rate']:.0f}"]
+            name = row["name"] + (" \\*" if row["unsteady"] else "")
+            line = [name, row["threads"], milliseconds(row["seconds"]), f"{row['rate']:.0f}"]
             if kind == "conv":
                 line += [f"{100 * row['rate'] / peak[row['threads']]:.0f}", row["algorithm"]]
             lines.append([*line, *compared(row, peers)])
@@ -69,7 +71,9 @@ def layers(report, kind, directions):
                 for peer in peers
                 if (ratios := [row["peers"][peer]["ratio"] for row in chosen
                                if peer in row["peers"]]))
-            text += f"### {direction}\n\n{table(heads, lines)}" + (f"{means}\n\n" if means else "")
+            means += UNSTEADY if any(row["unsteady"] for row in chosen) else ""
+            text += f"### {direction}\n\n{table(heads, lines)}"
+            text += f"{means.strip()}\n\n" if means else ""
     return text
 
 

@@ -328,7 +328,8 @@ def test_several_peers_stand_side_by_side(fake_peer, capsys, monkeypatch):
     assert bench(*command, "--peer", "torch,ncnn", "--rounds", "1") == 0
     out = capsys.readouterr().out
     assert "beside Fake 1, Other 1" in out
-    row = next(line for line in out.splitlines() if line.startswith("small_conv")).split()
+    line = next(line for line in out.splitlines() if line.startswith("small_conv"))
+    row = line.removesuffix(" *").split()
     assert (row[-4], row[-2]) == ("0.125", "0.250")
     assert "Fake's time / pyconv's" in out and "Other's time / pyconv's" in out
 
@@ -342,7 +343,7 @@ def test_a_peer_that_computes_something_else_is_found(fake_peer, capsys):
 def test_what_the_peer_cannot_do_is_left_out(fake_peer, capsys):
     assert bench(*fake_peer([{"error": "ValueError: not mine"}])) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "small_conv" in line)
-    assert row.split()[-2:] == ["-", "-"]
+    assert row.removesuffix(" *").split()[-2:] == ["-", "-"]
 
 
 def test_a_peer_that_stops_is_one_line(fake_peer, capsys):
@@ -476,6 +477,17 @@ def test_reports_become_the_tables_of_a_document(tmp_path):
 def measurement(name, direction, count, seconds, peer=None):
     return measure.Measurement(SHAPES[name], direction, "direct", count, 0.0, [2 * seconds, seconds],
                                {"Fake": {"a": [peer]}} if peer else {})
+
+
+def test_rows_that_other_work_disturbed_are_marked(capsys):
+    steady = measurement("cifar2", "forward", 1, 1.0, 3.0)
+    steady.rounds, steady.peer_rounds = [1.0, 1.1, 9.0], {"Fake": {"a": [3.0, 3.1, 9.0]}}
+    ours = replace(steady, rounds=[1.0, 1.6, 1.6])
+    theirs = replace(steady, peer_rounds={"Fake": {"a": [3.0, 3.1, 3.2], "b": [1.0, 2.0, 2.0]}})
+    assert [m.is_unsteady for m in (steady, ours, theirs)] == [False, True, True]
+    layers.print_rows([[steady], [theirs]], ["Fake"])
+    *_, first, second, _, note = capsys.readouterr().out.splitlines()
+    assert second.endswith(" *") and not first.endswith("*") and note.startswith("* unsteady")
 
 
 def test_summary_groups_the_ratios():

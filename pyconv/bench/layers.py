@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from .machine import fma_peak
-from .measure import Measurement
+from .measure import UNSTEADY, Measurement
 from .shapes import ConvShape
 
 
@@ -20,6 +20,9 @@ def print_rows(measured: Iterable[list[Measurement]], peers: Sequence[str]) -> l
                 print("\n" + _header(kind, peers))
             print(_line(m, peers), flush=True)
             everything.append(m)
+    if any(m.is_unsteady for m in everything):
+        print(f"\n* unsteady: half of the rounds took over {UNSTEADY} times the best, of pyconv or a "
+              "peer; this machine had other work, and the ratio says little")
     return everything
 
 
@@ -69,7 +72,7 @@ def _line(m: Measurement, peers: Sequence[str]) -> str:
         f"{1e3 * seconds:13.3f}{m.ratio(peer):7.2f}" if (seconds := m.peer_seconds(peer))
         else f"{'-':>13}{'-':>7}" for peer in peers)
     return (f"{m.shape.name:<14}{m.direction:<14}{algorithm}{m.threads:>7}{1e3 * m.seconds:10.3f}"
-            f"{m.rate:9.1f}{peak}{error}{columns}")
+            f"{m.rate:9.1f}{peak}{error}{columns}{' *' if m.is_unsteady else ''}")
 
 
 def label_threads(count: int) -> str:

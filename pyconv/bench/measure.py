@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from . import reference
@@ -21,6 +22,7 @@ from .shapes import ConvShape, PoolShape
 
 ROUND = 0.02  # seconds
 PAUSE = 0.02  # seconds; libgomp's threads spin for 6 to 8 ms
+UNSTEADY = 1.5
 PAUSE_AFTER_CHECK = 0.2  # seconds; the reference's OpenBLAS spins for 100 ms
 
 
@@ -69,6 +71,13 @@ class Measurement:
         return seconds / self.seconds if seconds else None
 
     @property
+    def is_unsteady(self) -> bool:
+        """Whether half of some side's rounds took far longer than its best: others took CPUs."""
+        sides = [self.rounds, *(rounds for layouts in self.peer_rounds.values()
+                                for rounds in layouts.values())]
+        return any(median(rounds) > UNSTEADY * min(rounds) for rounds in sides)
+
+    @property
     def rate(self) -> float:
         """10**9 operations a second of a convolution; bytes a second of a pooling layer."""
         work = (self.shape.flops if isinstance(self.shape, ConvShape)
@@ -80,7 +89,7 @@ class Measurement:
         return {
             "name": self.shape.name, "kind": self.shape.kind, "direction": self.direction,
             "algorithm": self.algorithm, "threads": self.threads, "seconds": self.seconds,
-            "rounds": self.rounds,
+            "rounds": self.rounds, "unsteady": self.is_unsteady,
             "unit": "GFLOP/s" if self.shape.kind == "conv" else "GB/s", "rate": self.rate,
             "error_of_rms": self.error,
             "peers": {peer: {"layout": self.peer_layout(peer), "seconds": self.peer_seconds(peer),
