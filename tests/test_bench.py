@@ -401,7 +401,8 @@ def test_a_prediction_adds_what_is_not_shared_and_the_cost_of_regions(monkeypatc
 
 
 @pytest.mark.parametrize(("name", "direction", "regions"), [
-    ("signs1", "forward", 2),   # packing the filter; the convolution
+    ("signs1", "forward", 1),   # packing so small a filter stays on one thread
+    ("res4_s2", "forward", 2),  # packing the filter; the convolution
     ("cifar2", "forward", 2),   # transforming the filters; the tiles
     ("cifar2", "dw", 2),        # the parts; their sum
     ("signs1", "dw", 1),

@@ -104,8 +104,8 @@ def take_apart(call: Callable[[], Any]) -> tuple[float, list[np.ndarray]]:
     if count > MOST_TIMES:
         raise ValueError(f"a call of {count} work items; at most {MOST_TIMES} are noted")
     times = times[:count]
-    starts = np.flatnonzero(times < 0)  # what is before the first is in no region
-    return whole, [np.diff(np.abs(region)) for region in np.split(times, starts)[1:]]
+    runs = np.split(times, np.flatnonzero(times <= 0))  # a region's start, then its items' ends
+    return whole, [np.diff(np.abs(run)) for run in runs if len(run) > 1 and run[0] < 0]
 
 
 def makespan(items: Sequence[float] | np.ndarray, threads: int) -> float:
