@@ -53,6 +53,16 @@ class ConvPoolPlan:
 
 # Directions of a plan; plans make them.
 
+class Depthwise:
+    @property
+    def work(self) -> int: ...
+
+@final
+class DepthwiseGather(Depthwise): ...
+
+@final
+class DepthwiseReduce(Depthwise): ...
+
 @final
 class Gather:
     @property

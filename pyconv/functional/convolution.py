@@ -187,7 +187,7 @@ def conv2d_algorithm(
     padding: Any = "valid", dilation: Any = 1, groups: int = 1, direction: str = "y",
     dtype: Any = np.float32,
 ) -> str:
-    """What computes a convolution: "winograd" or "direct".
+    """What computes a convolution: "winograd", "depthwise" or "direct".
 
     Parameters
     ----------

@@ -22,35 +22,40 @@ cdef class ConvPlan:
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
     cdef WinogradFilter fast_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw
+    cdef DepthwiseGather depthwise_y, depthwise_dx
+    cdef DepthwiseReduce depthwise_dw
+    cdef bint winograd_y, winograd_dx, winograd_dw, depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
+        self.depthwise = groups == x[3] > 1
+        self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
         fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1) and groups == 1)
         self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
         self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
         self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
 
     def algorithm(self, str direction):
-        """ "winograd" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
+        """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
         chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw}
+        if self.splits if direction == "dx" else self.depthwise:
+            return "depthwise"
         return "winograd" if chosen[direction] else "direct"
 
-    cdef Gather plan_y(self, bint flat=True):
-        KH, KW, C_group, K = self.w
+    cdef list phases_y(self):
+        KH, KW = self.w[:2]
         taps = [
             (kh * self.dilation[0] - self.before[0], kw * self.dilation[1] - self.before[1],
              kh * KW + kw)
             for kh in range(KH) for kw in range(KW)
         ]
-        return Gather(self.x, self.y, self.groups, self.stride, (1, 1), [((0, 0), taps)],
-                      (C_group * K, K, 1, K // self.groups), False, flat)
+        return [((0, 0), taps)]
 
-    cdef Gather plan_dx(self):
+    cdef list phases_dx(self):
         """dx[a + s q] = sum of dy[q + (a + before - k d) / s] * w[k] where s divides that."""
-        KH, KW, C_group, K = self.w
+        KH, KW = self.w[:2]
         phases = []
         for a in range(min(self.stride[0], self.x[1])):
             rows = [
@@ -66,7 +71,16 @@ cdef class ConvPlan:
                 ]
                 phases.append(((a, b), [(h, w, kh * KW + kw) for h, kh in rows
                                         for w, kw in columns]))
-        return Gather(self.y, self.x, self.groups, (1, 1), self.stride, phases,
+        return phases
+
+    cdef Gather plan_y(self, bint flat=True):
+        C_group, K = self.w[2:]
+        return Gather(self.x, self.y, self.groups, self.stride, (1, 1), self.phases_y(),
+                      (C_group * K, K, 1, K // self.groups), False, flat)
+
+    cdef Gather plan_dx(self):
+        C_group, K = self.w[2:]
+        return Gather(self.y, self.x, self.groups, (1, 1), self.stride, self.phases_dx(),
                       (C_group * K, 1, K, K // self.groups), True)
 
     cdef plan_dw(self):
@@ -85,6 +99,12 @@ cdef class ConvPlan:
             self.fast_y = Winograd(self.x, self.y, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
             return
+        if self.depthwise:
+            if self.depthwise_y is None:
+                self.depthwise_y = DepthwiseGather(self.x, self.y, self.stride, (1, 1),
+                                                   self.phases_y(), False)
+            self.depthwise_y.run(x, w, b, relu, y, num_threads)
+            return
         if self.to_y is None:
             self.to_y = self.plan_y()
         self.to_y.run(x, w, b, relu, y, num_threads)
@@ -93,6 +113,11 @@ cdef class ConvPlan:
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
         if self.winograd_dx and self.fast_dx.run(dy, w, NULL, False, dx, num_threads):
+            return
+        if self.splits and self.depthwise_dx is None:
+            self.depthwise_dx = DepthwiseGather(self.y, self.x, (1, 1), self.stride,
+                                                self.phases_dx(), True)
+        if self.splits and self.depthwise_dx.run(dy, w, NULL, False, dx, num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
@@ -103,6 +128,12 @@ cdef class ConvPlan:
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)
         if self.winograd_dw and dw != NULL and self.fast_dw.run(x, dy, dw, db, num_threads):
+            return
+        if self.depthwise:
+            if self.depthwise_dw is None:
+                self.depthwise_dw = DepthwiseReduce(self.x, self.y, self.w[:2], self.stride,
+                                                    self.dilation, self.before)
+            self.depthwise_dw.run(x, dy, dw, db, num_threads)
             return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()
