@@ -61,7 +61,7 @@ class Problem:
 
     @property
     def algorithm(self) -> str | None:
-        """What pyconv takes for a convolution: "winograd", "direct"; None for a pool."""
+        """What pyconv takes for a convolution: "winograd", "depthwise" or "direct"; None for a pool."""
         shape = self.shape
         if not isinstance(shape, ConvShape):
             return None

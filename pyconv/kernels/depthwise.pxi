@@ -316,10 +316,6 @@ cdef class Depthwise:
                 (<vec*> (to + u * VL))[0] = a
             x, to = x + self.C, to + self.pixel
 
-    cdef int threads(self, int num_threads) noexcept nogil:
-        """Tiny work stays on one thread."""
-        return num_threads if self.work > 2 * ITEM_WORK else 1
-
 
 cdef class DepthwiseGather(Depthwise):
     """y or dx of one depthwise convolution. Parameters as for `Gather`."""
@@ -389,13 +385,15 @@ cdef class DepthwiseGather(Depthwise):
                   int num_threads) except -1:
         """Fill y. False if nothing was done: weights that are not finite must not meet the padding."""
         cdef Py_ssize_t item
-        cdef int threads = self.threads(num_threads)
+        cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, b)
         cdef real* scratch = self.scratch.take(threads * self.area)
         if self.clips and not self.finite(packed):
             return False
+        region_starts(is_shared(self.work))
         for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
             self.run_item(x, packed, relu, y, scratch + threadid() * self.area, item)
+            item_ends()
         return True
 
     cdef void run_item(self, const real* x, const real* packed, bint relu, real* y, real* scratch,
@@ -463,14 +461,16 @@ cdef class DepthwiseReduce(Depthwise):
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
         cdef Py_ssize_t part, v
-        cdef int threads = self.threads(num_threads)
+        cdef int threads = team(self.work, num_threads)
         cdef Py_ssize_t slot = self.area + self.dy_area
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef real* scratch = self.scratch.take(threads * slot)
         with nogil:
+            region_starts(is_shared(self.work))
             for part in prange(self.parts, schedule="dynamic", num_threads=threads):
                 self.run_part(x, dy, partials + part * self.partial, scratch + threadid() * slot,
                               part, 0 if dw == NULL else self.taps)
+                item_ends()
             for v in range(self.vectors):
                 self.add_parts(partials + v * (1 + self.taps) * VL, v * VL, dw, db)
 
