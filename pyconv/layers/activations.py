@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .._arguments import real
 from ..functional import relu, relu_backward
 from .base import Array, Layer, Shape, activation_of
+
+if TYPE_CHECKING:
+    from ..program import Program, Value
 
 
 class Activation(Layer):
@@ -30,6 +35,9 @@ class Activation(Layer):
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         y = self.take_cache()
         return relu_backward(dy, y) if self.activation else dy
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.rectify(x) if self.activation else x
 
 
 class ReLU(Activation):
@@ -71,3 +79,6 @@ class Dropout(Layer):
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         mask = self.take_cache()
         return dy * mask if need_dx else None
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return super().plan(program, x) if program.training else x
