@@ -27,7 +27,7 @@ def test_gradients_of_whole_models(name, rng):
     model.parameters += rng.normal(0, 0.1, model.parameters.shape)  # biases of 0 sit on ReLU's kink
 
     def loss():
-        return pyconv.softmax_cross_entropy(model.forward(x), labels)[0]
+        return pyconv.softmax_cross_entropy(model.forward(x, training=True), labels)[0]
 
     _, dlogits = pyconv.softmax_cross_entropy(model.forward(x, training=True), labels)
     model.backward(dlogits)

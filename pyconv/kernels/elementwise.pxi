@@ -46,6 +46,28 @@ def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_t
                        min(SPAN, count - item * SPAN))
 
 
+cdef void add_span(const real* x, const real* r, real* y, bint relu, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real v
+    for i in range(count):
+        v = x[i] + r[i]
+        y[i] = 0 if relu and v < 0 else v
+
+
+def add(const real[::1] x, const real[::1] r, real[::1] y, bint relu, int num_threads):
+    """y = x + r, then ReLU if asked; y may be x or r."""
+    cdef Py_ssize_t item, count = x.shape[0]
+    if count == 0:
+        return
+    cdef const real* source = &x[0]
+    cdef const real* added = &r[0]
+    cdef real* target = &y[0]
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        add_span(source + item * SPAN, added + item * SPAN, target + item * SPAN, relu,
+                 min(SPAN, count - item * SPAN))
+
+
 cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:
     """log(sum(exp(x - top))), where top = max(x); the sum is at least 1, and cannot overflow."""
     cdef Py_ssize_t c
