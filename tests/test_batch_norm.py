@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 import pyconv
 
 ADDS = 64 + 7 + 1
+DOUBLE = 2.0**-52
 
 SHAPES = [
     (1, 1, 1, 1), (2, 1, 1, 3), (1, 3), (7, 16), (40, 5), (2, 3, 5, 3), (3, 4, 4, 17), (2, 5, 7, 31),
@@ -47,14 +48,18 @@ def test_statistics(shape, dtype, isa, rng):
 
 @each_shape
 def test_statistics_of_integers(shape, dtype, isa, rng):
-    """Sums are exact; the mean and the variance are rounded once in double and once more."""
+    """Sums of integers are exact; the rest is done in double, and rounded.
+
+    In double a variance is what squares that are up to 10 times as large leave: two roundings of the
+    9/10 that are subtracted, and some of what is left.
+    """
     x = cases.integers(rng, shape, dtype, largest=9)
     ones = np.ones(shape[-1], dtype)
     _, mean, var = pyconv.batch_norm(x, ones, ones)
     _, wanted, wanted_var = oracle.batch_norm(x, ones, ones)
     eps = np.finfo(dtype).eps
-    assert np.all(abs(mean - wanted) <= eps * abs(wanted) + 1e-15)
-    assert np.all(abs(var - wanted_var) <= eps * wanted_var)
+    assert np.all(abs(mean - wanted) <= eps * abs(wanted) + 4 * DOUBLE * 9)
+    assert np.all(abs(var - wanted_var) <= (eps + (2 * 9 + 6) * DOUBLE) * wanted_var)
 
 
 @each_residual
