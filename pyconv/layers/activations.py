@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .._arguments import real
 from ..functional import relu, relu_backward
+from ..program import Program, Value
 from .base import Array, Layer, Shape, activation_of
-
-if TYPE_CHECKING:
-    from ..program import Program, Value
 
 
 class Activation(Layer):
