@@ -154,13 +154,15 @@ class ResidualStep(Layer):
     def __init__(self, block: Residual, activation: str | None) -> None:
         self.block, self.params, self.activation = block, block.params, activation
         self.body, self.shortcut = fuse(block.body), fuse(block.shortcut)
-        *self._first, self._last = (step for step, _ in self.body)
+        self._first = [step for step, _ in self.body[:-1]]
+        last: Any = self.body[-1][0]
+        self._last = last
         self._aside = [step for step, _ in self.shortcut]
         # Its own ReLU would come before the sum.
-        self.joined = isinstance(self._last, Norm) and not (
-            self._last.activation or getattr(self._last, "pool", None))
+        self.joined = isinstance(last, Norm) and not (
+            last.activation or isinstance(last, WeightedNorm) and last.pool)
         if self.joined:
-            self._last.activation = activation
+            last.activation = activation
 
     def forward(self, x: Array, training: bool) -> Array:
         y, r = x, x

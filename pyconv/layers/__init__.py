@@ -13,9 +13,9 @@ from .residual import Residual
 from .weighted import Conv2D, Dense, DepthwiseConv2D
 
 __all__ = [
-    "Activation", "Array", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout",
-    "Flatten", "GlobalAveragePooling2D", "Layer", "MaxPooling2D", "ReLU", "Rescaling", "Residual", "Shape",
-    "ZeroPadding2D",
+    "Activation", "Array", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
+    "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D", "Layer", "MaxPooling2D", "ReLU",
+    "Rescaling", "Residual", "Shape", "ZeroPadding2D",
 ]
 
 LAYERS |= {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .._arguments import real
@@ -61,7 +63,7 @@ class BatchNormalization(Layer):
         """`forward`, with what follows it in the same pass."""
         gamma, beta = self.params.values()
         mean, var = self.state.values()
-        after = {"epsilon": self.epsilon, "residual": residual, "activation": activation}
+        after: dict[str, Any] = {"epsilon": self.epsilon, "residual": residual, "activation": activation}
         if not training:
             return batch_norm(x, gamma, beta, mean=mean, var=var, **after)
         y, *statistics = batch_norm(
