@@ -160,7 +160,7 @@ class ResidualStep(Layer):
         self._aside = [step for step, _ in self.shortcut]
         # Its own ReLU would come before the sum.
         self.joined = isinstance(last, Norm) and not (
-            last.activation or isinstance(last, WeightedNorm) and last.pool)
+            last.activation or (isinstance(last, WeightedNorm) and last.pool))
         if self.joined:
             last.activation = activation
 
