@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import pyconv
+from pyconv import functional
 
 ADDS = 64 + 7 + 1
 DOUBLE = 2.0**-52
@@ -210,6 +211,25 @@ def test_given_statistics_keep_nan_and_infinity_at_their_place(dtype, isa):
         y = pyconv.batch_norm(x, ones, ones, mean=ones, var=ones, activation="relu")
         assert_array_equal(np.isnan(y), np.isnan(x))
         assert_array_equal(np.isposinf(y), np.isposinf(x))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 17), (40, 6), (3, 3, 80, 64)], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_folding_into_weights(shape, with_bias, dtype, isa, rng):
+    w = rng.standard_normal(shape).astype(dtype)
+    b, gamma, beta, mean, var = abs(rng.standard_normal((5, shape[-1]))).astype(dtype)
+    b = b if with_bias else None
+    scale = gamma.astype(float) / np.sqrt(var.astype(float) + 0.25)
+    shift = 0 if b is None else b.astype(float)
+    eps = np.finfo(dtype).eps
+    for num_threads in cases.THREADS:
+        folded, bias = functional.fold_batch_norm(
+            w, b, gamma, beta, mean, var, epsilon=0.25, num_threads=num_threads
+        )
+        assert (folded.dtype, bias.dtype) == (dtype, dtype)
+        assert np.all(abs(folded - w * scale) <= 2 * eps * abs(w * scale))
+        sizes = (shift + mean) * scale + beta
+        assert np.all(abs(bias - ((shift - mean) * scale + beta)) <= 4 * eps * sizes)
 
 
 X, P = np.ones((2, 3, 4, 5), np.float32), np.ones(5, np.float32)

@@ -71,7 +71,7 @@ cdef inline inlined moments_tile(
 
 
 cdef void moments_rest(const real* x, Py_ssize_t count, const real* center, real* total,
-                      real* square) noexcept nogil:
+                       real* square) noexcept nogil:
     """The same for `count` numbers of one row."""
     cdef Py_ssize_t i = 0, n
     cdef vec d
@@ -271,7 +271,7 @@ cdef class BatchNormPlan:
             done *= 2
 
     cdef void moments_block(self, const real* x, Py_ssize_t n, const real* center, real* total,
-                           real* square, double* sums) noexcept nogil:
+                            real* square, double* sums) noexcept nogil:
         """Add the sums of n pixels to 2 C `sums`."""
         cdef Py_ssize_t K = self.K, rows = n // self.group, h, c = 0
         memset(total, 0, self.size * sizeof(real))
@@ -323,7 +323,7 @@ cdef class BatchNormPlan:
             at = 0
             while at < n:
                 self.moments_block(x + at * C, min(self.block, n - at), center, center + self.size,
-                                  center + 2 * self.size, sums)
+                                   center + 2 * self.size, sums)
                 at += self.block
             for c in range(C):
                 mean[c] = center[c] + sums[c] / n
