@@ -2,7 +2,7 @@
 
 A channel's sum adds at most `ADDS` numbers of the dtype (64 rows, and folding 128 pixels, beside a
 last row), then goes on in double. The squares are taken about a value so near to the mean that they
-sum to at most 10 times the variance.
+sum to at most 20 times the variance.
 """
 
 import cases
@@ -44,15 +44,15 @@ def test_statistics(shape, dtype, isa, rng):
     around = abs(x.astype(float) - wanted).reshape(-1, shape[-1])
     assert (mean.dtype, mean.shape) == (dtype, shape[-1:])
     assert np.all(abs(mean - wanted) <= eps * (abs(wanted) + ADDS * 2 * around.max(0)))
-    assert np.all(abs(var - wanted_var) <= eps * (1 + 10 * (ADDS + 3)) * wanted_var)
+    assert np.all(abs(var - wanted_var) <= eps * (1 + 20 * (ADDS + 3)) * wanted_var)
 
 
 @each_shape
 def test_statistics_of_integers(shape, dtype, isa, rng):
     """Sums of integers are exact; the rest is done in double, and rounded.
 
-    In double a variance is what squares that are up to 10 times as large leave: two roundings of the
-    9/10 that are subtracted, and some of what is left.
+    In double a variance is what squares that are up to 20 times as large leave: two roundings of the
+    19/20 that are subtracted, and some of what is left.
     """
     x = cases.integers(rng, shape, dtype, largest=9)
     ones = np.ones(shape[-1], dtype)
@@ -60,7 +60,7 @@ def test_statistics_of_integers(shape, dtype, isa, rng):
     _, wanted, wanted_var = oracle.batch_norm(x, ones, ones)
     eps = np.finfo(dtype).eps
     assert np.all(abs(mean - wanted) <= eps * abs(wanted) + 4 * DOUBLE * 9)
-    assert np.all(abs(var - wanted_var) <= (eps + (2 * 9 + 6) * DOUBLE) * wanted_var)
+    assert np.all(abs(var - wanted_var) <= (eps + (2 * 19 + 6) * DOUBLE) * wanted_var)
 
 
 @each_residual
@@ -153,7 +153,7 @@ def test_many_pixels_on_any_number_of_threads(shape, offset, isa, rng):
     _, mean, var, *_ = found[0]
     eps, wanted = np.finfo(np.float32).eps, values.var(0)
     assert np.all(abs(mean - values.mean(0)) <= eps * (abs(offset) + 1 + ADDS * 10))
-    assert np.all(abs(var - wanted) <= eps * (1 + 10 * (ADDS + 3)) * wanted)
+    assert np.all(abs(var - wanted) <= eps * (1 + 20 * (ADDS + 3)) * wanted)
 
 
 def test_first_pixel_far_from_all_others(dtype, isa, rng):
@@ -163,7 +163,7 @@ def test_first_pixel_far_from_all_others(dtype, isa, rng):
     ones = np.ones(16, dtype)
     var = pyconv.batch_norm(x, ones, ones)[2]
     wanted = x.astype(float).var((0, 1, 2))
-    assert np.all(abs(var - wanted) <= np.finfo(dtype).eps * (1 + 10 * (ADDS + 3)) * wanted)
+    assert np.all(abs(var - wanted) <= np.finfo(dtype).eps * (1 + 20 * (ADDS + 3)) * wanted)
 
 
 def test_moving_statistics(dtype, isa, rng):
