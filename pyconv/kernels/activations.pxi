@@ -1,0 +1,162 @@
+# Activations, their gradients and dropout: one pass over flat arrays, a vector at a time.
+#
+# The last numbers are computed as part of a whole vector too, so that a number's place does not matter.
+# Gradients are found from the output, which a network has in memory anyway.
+
+from cython.parallel cimport prange
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef enum:  # as in `functional.activations`
+    LEAKY_RELU, ELU, SIGMOID, TANH
+
+cdef extern from *:
+    """
+    enum { LEAKY_RELU_, ELU_, SIGMOID_, TANH_ };
+
+    static inline __attribute__((always_inline)) vec activate(const int kind, real a, vec x) {
+        const vec zero = vec_set(0);
+        const ivec positive = (ivec) (x > zero);
+        if (kind == LEAKY_RELU_) return vec_where(positive, x, a * x);
+        if (kind == ELU_) return vec_where(positive, x, a * expm1_real(x));
+        if (kind == SIGMOID_) {  /* exp of what is not above 0 cannot overflow */
+            vec e = exp_real(-vec_abs(x));
+            return vec_where(positive, vec_set(1), e) / (e + (real) 1);
+        } else {
+            vec e = expm1_real((real) -2 * vec_abs(x));
+            vec t = -e / (e + (real) 2);
+            /* with the sign of x */
+            return (vec) ((ivec) vec_abs(t) | ((ivec) x & (ivec) vec_set(-(real) 0)));
+        }
+    }
+    static inline __attribute__((always_inline)) vec slope(const int kind, real a, vec dy, vec y) {
+        const vec zero = vec_set(0);
+        const ivec below = (ivec) (y <= zero);
+        if (kind == LEAKY_RELU_) return vec_where(below, a * dy, dy);
+        if (kind == ELU_) return vec_where(below, (y + a) * dy, dy);
+        if (kind == SIGMOID_) return dy * y * ((real) 1 - y);
+        return dy * ((real) 1 - y * y);
+    }
+
+    /* Philox 4x32-10 (Salmon et al., 2011): four words each from 16 counters, `first` and on. */
+    static inline void philox_16(uint64_t first, uint64_t key, uint32_t word[4][16]) {
+        uint32_t k0 = (uint32_t) key, k1 = (uint32_t) (key >> 32);
+        for (int l = 0; l < 16; l++) {
+            word[0][l] = (uint32_t) (first + l), word[1][l] = (uint32_t) ((first + l) >> 32);
+            word[2][l] = word[3][l] = 0;
+        }
+        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+            for (int l = 0; l < 16; l++) {
+                uint64_t a = (uint64_t) word[0][l] * 0xD2511F53u;
+                uint64_t b = (uint64_t) word[2][l] * 0xCD9E8D57u;
+                word[0][l] = (uint32_t) (b >> 32) ^ word[1][l] ^ k0, word[1][l] = (uint32_t) b;
+                word[2][l] = (uint32_t) (a >> 32) ^ word[3][l] ^ k1, word[3][l] = (uint32_t) a;
+            }
+    }
+    """
+    vec activate(const int kind, real a, vec x) noexcept nogil
+    vec slope(const int kind, real a, vec dy, vec y) noexcept nogil
+    void philox_16(uint64_t first, uint64_t key, uint32_t[16]* word) noexcept nogil
+
+
+cdef inline inlined store_part(real* p, vec a, Py_ssize_t count) noexcept nogil:
+    """The first `count` lanes, at most VL."""
+    if count >= VL:
+        (<vec*> p)[0] = a
+    else:
+        memcpy(p, &a, count * sizeof(real))
+
+
+cdef inline inlined activate_span(const int kind, real a, const real* x, real* y,
+                                  Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < count:
+        store_part(y + i, activate(kind, a, load_part(x + i, count - i)), count - i)
+        i += VL
+
+
+cdef inline inlined slope_span(const int kind, real a, const real* dy, const real* y, real* dx,
+                               Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < count:
+        store_part(dx + i, slope(kind, a, load_part(dy + i, count - i), load_part(y + i, count - i)),
+                   count - i)
+        i += VL
+
+
+# The kind must be a constant where a span is inlined, hence one line a kind.
+
+cdef void activate_item(int kind, real a, const real* x, real* y, Py_ssize_t count) noexcept nogil:
+    if kind == LEAKY_RELU:
+        activate_span(LEAKY_RELU, a, x, y, count)
+    elif kind == ELU:
+        activate_span(ELU, a, x, y, count)
+    elif kind == SIGMOID:
+        activate_span(SIGMOID, a, x, y, count)
+    else:
+        activate_span(TANH, a, x, y, count)
+
+
+cdef void slope_item(int kind, real a, const real* dy, const real* y, real* dx,
+                     Py_ssize_t count) noexcept nogil:
+    if kind == LEAKY_RELU:
+        slope_span(LEAKY_RELU, a, dy, y, dx, count)
+    elif kind == ELU:
+        slope_span(ELU, a, dy, y, dx, count)
+    elif kind == SIGMOID:
+        slope_span(SIGMOID, a, dy, y, dx, count)
+    else:
+        slope_span(TANH, a, dy, y, dx, count)
+
+
+def activation(const real[::1] x, real[::1] y, int kind, double a, int num_threads):
+    """y = the activation `kind` of x, with its parameter `a`."""
+    cdef Py_ssize_t item, count = x.shape[0]
+    if count == 0:
+        return
+    cdef const real* source = &x[0]
+    cdef real* target = &y[0]
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        activate_item(kind, <real> a, source + item * SPAN, target + item * SPAN,
+                      min(SPAN, count - item * SPAN))
+
+
+def activation_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int kind, double a,
+                        int num_threads):
+    """dx = dy times the slope of `kind` where its output is y."""
+    cdef Py_ssize_t item, count = dy.shape[0]
+    if count == 0:
+        return
+    cdef const real* source = &dy[0]
+    cdef const real* output = &y[0]
+    cdef real* target = &dx[0]
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        slope_item(kind, <real> a, source + item * SPAN, output + item * SPAN, target + item * SPAN,
+                   min(SPAN, count - item * SPAN))
+
+
+cdef void dropout_span(const real* x, real* y, Py_ssize_t first, Py_ssize_t count, uint64_t key,
+                       uint32_t least, real scale) noexcept nogil:
+    """Numbers `first` to first + count - 1, where 64 divides `first`: 16 counters give 64 draws."""
+    cdef uint32_t[4][16] word
+    cdef Py_ssize_t i, start
+    for start in range(0, count, 64):
+        philox_16((first + start) // 4, key, word)
+        for i in range(min(64, count - start)):
+            y[start + i] = x[start + i] * scale if (<uint32_t*> word)[i] >= least else 0
+
+
+def dropout(const real[::1] x, real[::1] y, uint64_t seed, double rate, int num_threads):
+    """y = x / (1 - rate), or 0 with probability `rate`."""
+    cdef Py_ssize_t item, count = x.shape[0]
+    cdef uint32_t least = <uint32_t> (rate * 4294967296.0)
+    if count == 0:
+        return
+    cdef const real* source = &x[0]
+    cdef real* target = &y[0]
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        dropout_span(source + item * SPAN, target + item * SPAN, item * SPAN,
+                     min(SPAN, count - item * SPAN), seed, least, <real> (1 / (1 - rate)))
