@@ -146,3 +146,42 @@ def sgd(
 
 def record_items(times: NDArray[float64] | None) -> int: ...
 def fma_probe(out: _Array, steps: int) -> int: ...
+
+# Operations of a network, bound to memory
+
+@final
+class Buffer:
+    @property
+    def array(self) -> Any: ...
+    def bind(self, array: _Array) -> None: ...
+
+class Operation: ...
+
+@final
+class Convolution(Operation):
+    def __init__(
+        self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
+        db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class ConvolutionMaxPool(Operation):
+    def __init__(
+        self, plan: ConvPoolPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        indices: Buffer, dy: Buffer | None = None, dx: Buffer | None = None,
+        dw: Buffer | None = None, db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Rectify(Operation):
+    def __init__(
+        self, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None, dx: Buffer | None = None
+    ) -> None: ...
+
+@final
+class Call(Operation):
+    def __init__(self, call: Any, call_back: Any = None) -> None: ...
+
+def run_forward(operations: list[Operation], num_threads: int) -> None: ...
+def run_backward(operations: list[Operation], num_threads: int) -> None: ...

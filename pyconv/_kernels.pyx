@@ -28,4 +28,5 @@ include "kernels/elementwise.pxi"  # ReLU, optimizers
 include "kernels/exponential.pxi"  # exp, expm1 and log1p of vectors
 include "kernels/activations.pxi"  # other activations, dropout
 include "kernels/losses.pxi"       # softmax, and the losses with their gradients
+include "kernels/program.pxi"      # operations of a network, bound to memory
 include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

@@ -12,6 +12,7 @@ from typing import Any
 
 from .functional import conv2d_max_pool2d, conv2d_max_pool2d_backward
 from .layers import Activation, Array, Conv2D, Layer, MaxPooling2D
+from .program import Program, Value
 
 
 class ConvPool(Layer):
@@ -47,6 +48,10 @@ class ConvPool(Layer):
         for grad, value in zip(self.grads.values(), gradients, strict=False):  # db is None: no bias
             grad[...] = value
         return dx
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.convolution_max_pool(
+            x, self.params, self.grads, bool(self.activation), **self._options)
 
 
 def fuse(layers: list[Layer]) -> list[tuple[Layer, int]]:

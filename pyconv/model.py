@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from . import fusion, losses, optimizers, serialization
 from ._arguments import choose, named_keywords, real
 from .callbacks import Callback, History, Logs, progress
-from .functional import softmax
+from .functional import get_num_threads, softmax
 from .geometry import integer
 from .layers import Layer, Shape
 from .optimizers import Optimizer
+from .program import Programs
 
 Array = NDArray[Any]
 Shuffle = bool | Callable[[int], ArrayLike]
@@ -144,8 +145,7 @@ class Sequential:
             layer.bind(params, grads)
         self._spans = fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers]
         self._steps = [step for step, _ in self._spans]
-        trainable = [i for i, step in enumerate(self._steps) if step.params]
-        self._first_trainable = min(trainable, default=len(self._steps))
+        self._programs = Programs(self.dtype)
 
     def _check_built(self) -> None:
         if not self.built:
@@ -180,17 +180,19 @@ class Sequential:
     # One batch
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Outputs for a batch `x`; with `training` the layers keep what `backward` needs."""
-        x = x.astype(self.dtype, copy=False)
-        for step in self._steps:
-            x = step.forward(x, training)
-        return x
+        """Outputs for a batch `x`; with `training` what `backward` needs is kept."""
+        if not len(x):
+            return np.empty((0, *self.output_shape), self.dtype)
+        program, free = self._programs.borrow(self._steps, x.shape, training)
+        y = program.forward(x, get_num_threads()).copy()
+        if training:
+            self._running = program
+        free.append(program)
+        return y
 
     def backward(self, dy: Array) -> None:
         """Fill `gradients` from the gradient `dy` by the outputs of the last training pass."""
-        dx: Any = dy  # None only at the end, where no layer asks for it
-        for i in range(len(self._steps) - 1, self._first_trainable - 1, -1):
-            dx = self._steps[i].backward(dx, need_dx=i > self._first_trainable)
+        self._running.backward(dy, get_num_threads())
 
     def _step(self, x: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
         """One update by a minibatch; its mean loss and the logits before the update."""

@@ -12,16 +12,17 @@ cdef void relu_span(const real* x, real* y, Py_ssize_t count) noexcept nogil:
         y[i] = 0 if x[i] < 0 else x[i]  # NaN stays: it is not below 0
 
 
-def relu(const real[::1] x, real[::1] y, int num_threads):
-    """y = max(x, 0), NaN kept."""
-    cdef Py_ssize_t item, count = x.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &x[0]
-    cdef real* target = &y[0]
+cdef relu_forward(const real* x, real* y, Py_ssize_t count, int num_threads):
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_span(source + item * SPAN, target + item * SPAN, min(SPAN, count - item * SPAN))
+        relu_span(x + item * SPAN, y + item * SPAN, min(SPAN, count - item * SPAN))
+
+
+def relu(const real[::1] x, real[::1] y, int num_threads):
+    """y = max(x, 0), NaN kept."""
+    if x.shape[0]:
+        relu_forward(&x[0], &y[0], x.shape[0], num_threads)
 
 
 cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t count) noexcept nogil:
@@ -30,18 +31,19 @@ cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t cou
         dx[i] = 0 if y[i] <= 0 else dy[i]
 
 
-def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
-    """dx = dy where y > 0 (or y is NaN), else 0."""
-    cdef Py_ssize_t item, count = dy.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &dy[0]
-    cdef const real* output = &y[0]
-    cdef real* target = &dx[0]
+cdef relu_back(const real* dy, const real* y, real* dx, Py_ssize_t count, int num_threads):
+    """dx may be dy."""
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_back_span(source + item * SPAN, output + item * SPAN, target + item * SPAN,
+        relu_back_span(dy + item * SPAN, y + item * SPAN, dx + item * SPAN,
                        min(SPAN, count - item * SPAN))
+
+
+def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
+    """dx = dy where y > 0 (or y is NaN), else 0."""
+    if dy.shape[0]:
+        relu_back(&dy[0], &y[0], &dx[0], dy.shape[0], num_threads)
 
 
 cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, real rate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,6 +35,9 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "tanh": (tanh, tanh_backward),
     "softmax": (softmax, softmax_backward),
 }
+
+if TYPE_CHECKING:
+    from ..program import Program, Value
 
 
 class Activation(Layer):
@@ -72,6 +76,11 @@ class Activation(Layer):
         if not need_dx or self.activation is None:
             return dy if need_dx else None
         return ACTIVATIONS[self.activation][1](dy, y, **self._options)
+
+    def plan(self, program: Program, x: Value) -> Value:
+        if self.activation is None:
+            return x
+        return program.rectify(x) if self.activation == "relu" else super().plan(program, x)
 
 
 class ReLU(Activation):
@@ -141,3 +150,6 @@ class Dropout(Layer):
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         seed = self.take_cache()
         return dropout_backward(dy, self.rate, seed=seed) if need_dx else None
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return super().plan(program, x) if program.training else x

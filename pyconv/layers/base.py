@@ -6,6 +6,7 @@ Driven by :class:`pyconv.model.Sequential`:
     bind(params, grads)                        moves them into the model's two flat buffers
     forward(x, training) -> y                  a training pass keeps in `cache` what backward needs
     backward(dy, need_dx) -> dx or None        fills `grads`, frees `cache`
+    plan(program, x) -> y                      adds what the layer does to a compiled step
 
 A forward pass with ``training=False`` writes nothing to the layer, so that several threads can
 predict with one model.
@@ -13,12 +14,15 @@ predict with one model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._arguments import Configurable, choose
+
+if TYPE_CHECKING:
+    from ..program import Program, Value
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -62,6 +66,10 @@ class Layer(Configurable):
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         """Fill `grads` from the gradient `dy` of the last training pass; `dx`, or None."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward pass")
+
+    def plan(self, program: Program, x: Value) -> Value:
+        """Add to `program` what `forward` and `backward` do; a layer need not define it."""
+        return program.call(self, x, (x.shape[0], *(self.output_shape or ())))
 
     def take_cache(self) -> Any:
         """What the last training pass kept; it is freed when its one reader is done."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arguments import real
 from ..geometry import pair
 from .base import Array, Layer, images
+
+if TYPE_CHECKING:
+    from ..program import Program, Value
 
 
 class ZeroPadding2D(Layer):
@@ -88,3 +92,6 @@ class Flatten(Layer):
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         return dy.reshape(self.take_cache())
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return x.reshaped((x.shape[0], math.prod(x.shape[1:])))

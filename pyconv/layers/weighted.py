@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ..functional import conv2d, conv2d_backward, dense, dense_backward, relu_ba
 from ..geometry import integer, pair
 from ..initializers import NAMES, initial_values
 from .base import Array, Layer, Shape, activation_of, images, padding_of
+
+if TYPE_CHECKING:
+    from ..program import Program, Value
 
 
 class _Weighted(Layer):
@@ -142,6 +145,9 @@ class Conv2D(_Weighted):
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
         return conv2d_backward(dy, x, self.params["w"], need=need, **self._options)
 
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.convolution(x, self.params, self.grads, bool(self.activation), **self._options)
+
 
 class DepthwiseConv2D(Conv2D):
     """Convolution of each channel by itself with `depth_multiplier` filters of its own.
@@ -235,3 +241,10 @@ class Dense(_Weighted):
 
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
         return dense_backward(dy, x, self.params["w"], need=need)
+
+    def plan(self, program: Program, x: Value) -> Value:
+        N, F = x.shape
+        params, grads = ({**arrays, "w": arrays["w"][None, None]}
+                         for arrays in (self.params, self.grads))
+        y = program.convolution(x.reshaped((N, 1, 1, F)), params, grads, bool(self.activation))
+        return y.reshaped((N, self.units))

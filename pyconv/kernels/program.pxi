@@ -1,0 +1,138 @@
+# The compiled step: operations bound to their memory, run one after the other with no Python between.
+#
+# pyconv/program.py makes one of these for a network and a batch size, and says which memory each
+# buffer gets. What the calls compute is what the entries of the other files compute; a step of a
+# small network just costs a few of these calls instead of hundreds of lines of Python.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+
+
+cdef class Buffer:
+    """Memory that operations read or write: given after they are made, and exchanged at will.
+
+    Attributes
+    ----------
+    array : ndarray or None
+        What it was bound to.
+    """
+    cdef char* data
+    cdef readonly object array
+
+    def bind(self, array):
+        """Use the memory of `array`, C-contiguous, from now on."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+        self.data = <char*> view.buf
+        self.array = array
+        PyBuffer_Release(&view)  # numpy's memory stays where it is as long as the array lives
+
+
+cdef inline real* at(Buffer buffer) noexcept:
+    """The numbers of a buffer; NULL if there is none."""
+    return NULL if buffer is None else <real*> buffer.data
+
+
+cdef class Operation:
+    """One step of a network, both ways."""
+
+    cdef int forward(self, int num_threads) except -1:
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        return 0
+
+
+cdef class Convolution(Operation):
+    """y = x * w + b, perhaps with ReLU; `dx`, `db` and `b` may be None."""
+    cdef ConvPlan plan
+    cdef Buffer x, w, b, y, dy, dx, dw, db
+    cdef bint relu
+    cdef Py_ssize_t count
+
+    def __init__(self, ConvPlan plan, Buffer x, Buffer w, Buffer b, bint relu, Buffer y,
+                 Buffer dy=None, Buffer dx=None, Buffer dw=None, Buffer db=None):
+        self.plan, self.x, self.w, self.b, self.relu, self.y = plan, x, w, b, relu, y
+        self.dy, self.dx, self.dw, self.db = dy, dx, dw, db
+        N, OH, OW, K = plan.y
+        self.count = N * OH * OW * K
+
+    cdef int forward(self, int num_threads) except -1:
+        self.plan.compute_y(at(self.x), at(self.w), at(self.b), self.relu, at(self.y), num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        if self.relu:
+            relu_back(at(self.dy), at(self.y), at(self.dy), self.count, num_threads)
+        if self.dx is not None:
+            self.plan.compute_dx(at(self.dy), at(self.w), at(self.dx), num_threads)
+        self.plan.compute_dw(at(self.x), at(self.dy), at(self.dw), at(self.db), num_threads)
+        return 0
+
+
+cdef class ConvolutionMaxPool(Operation):
+    """Convolution, bias, perhaps ReLU, and max pooling; `dx`, `db` and `b` may be None."""
+    cdef ConvPoolPlan plan
+    cdef Buffer x, w, b, y, indices, dy, dx, dw, db
+    cdef bint relu
+
+    def __init__(self, ConvPoolPlan plan, Buffer x, Buffer w, Buffer b, bint relu, Buffer y,
+                 Buffer indices, Buffer dy=None, Buffer dx=None, Buffer dw=None, Buffer db=None):
+        self.plan, self.x, self.w, self.b, self.relu = plan, x, w, b, relu
+        self.y, self.indices = y, indices
+        self.dy, self.dx, self.dw, self.db = dy, dx, dw, db
+
+    cdef int forward(self, int num_threads) except -1:
+        self.plan.compute(at(self.x), at(self.w), at(self.b), self.relu, at(self.y),
+                          <int32_t*> self.indices.data, num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        self.plan.compute_back(at(self.dy), <int32_t*> self.indices.data, at(self.x), at(self.w),
+                               at(self.dx), at(self.dw), at(self.db), num_threads)
+        return 0
+
+
+cdef class Rectify(Operation):
+    """y = ReLU(x); `dx` may be None."""
+    cdef Buffer x, y, dy, dx
+    cdef Py_ssize_t count
+
+    def __init__(self, Py_ssize_t count, Buffer x, Buffer y, Buffer dy=None, Buffer dx=None):
+        self.count, self.x, self.y, self.dy, self.dx = count, x, y, dy, dx
+
+    cdef int forward(self, int num_threads) except -1:
+        relu_forward(at(self.x), at(self.y), self.count, num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        if self.dx is not None:
+            relu_back(at(self.dy), at(self.y), at(self.dx), self.count, num_threads)
+        return 0
+
+
+cdef class Call(Operation):
+    """What has no operation of its own: two Python functions without arguments."""
+    cdef object call, call_back
+
+    def __init__(self, call, call_back=None):
+        self.call, self.call_back = call, call_back
+
+    cdef int forward(self, int num_threads) except -1:
+        self.call()
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        self.call_back()
+        return 0
+
+
+def run_forward(list operations, int num_threads):
+    """Run operations in their order."""
+    for operation in operations:
+        (<Operation?> operation).forward(num_threads)
+
+
+def run_backward(list operations, int num_threads):
+    """Run their gradients, the last operation first."""
+    for operation in reversed(operations):
+        (<Operation?> operation).backward(num_threads)
