@@ -316,7 +316,7 @@ BAD = [
     ("softmax_cross_entropy", {"class_weight": {"a": 1.0}}, ValueError,
      "`class_weight` names the class 'a'; expected 0 to 4"),
     ("softmax_cross_entropy", {"class_weight": {1: -1}}, ValueError,
-     f"`class_weight[1]` is -1; {NUMBER}inf)"),
+     "`class_weight` has -1 for class 1; expected 0 or more"),
 
     *((name, *row) for name in ("conv2d_transpose", "conv2d_transpose_backward")
       for row in TRANSPOSED),

@@ -1,6 +1,7 @@
 """Losses of a batch with their gradients by the network's output, in one pass."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,9 @@ def softmax_cross_entropy(
             f"of shape ({N},) or one-hot rows of shape ({N}, {C}) for `logits` of shape {x.shape}"
         )
     smoothing = finite(label_smoothing, where, "label_smoothing", below=1.0)
-    weights = None if sample_weight is None else weights_of(sample_weight, N, where)
+    weights = None if sample_weight is None else weights_of(sample_weight, N, f"{where}: ")
     if class_weight is not None:
-        factors = class_factors(class_weight, C, where)
+        factors = class_factors(class_weight, C, f"{where}: ")
         factors = factors[places if rows is None else rows.argmax(1)]
         weights = factors if weights is None else weights * factors
     count = _threads.resolve(num_threads)
@@ -182,7 +183,7 @@ def _elementwise(
         )
     t = of_shape(t.astype(x.dtype, copy=False), x.shape, where, label_name, x, f"like `{name}`")
     N = len(x)
-    weights = None if sample_weight is None else weights_of(sample_weight, N, where)
+    weights = None if sample_weight is None else weights_of(sample_weight, N, f"{where}: ")
     count = _threads.resolve(num_threads)
     dx = empty(x.shape, x.dtype, where)
     rows = N, x.size // max(1, N)
@@ -192,32 +193,36 @@ def _elementwise(
     return loss, dx
 
 
-def weights_of(value: Any, N: int, where: str) -> NDArray[np.float64]:
+def weights_of(value: Any, N: int, where: str = "") -> NDArray[np.float64]:
     """`sample_weight` as N numbers."""
     weights = np.asarray(value)
     if weights.dtype.kind not in "biuf" or weights.shape != (N,):
         raise ValueError(
-            f"{where}: `sample_weight` has shape {weights.shape} and dtype {weights.dtype}; expected "
+            f"{where}`sample_weight` has shape {weights.shape} and dtype {weights.dtype}; expected "
             f"({N},), a number for each example"
         )
     return np.ascontiguousarray(weights, np.float64)
 
 
-def class_factors(value: Any, C: int, where: str) -> NDArray[np.float64]:
+def class_factors(value: Any, C: int, where: str = "") -> NDArray[np.float64]:
     """`class_weight` as C numbers."""
     if isinstance(value, Mapping):
         factors = np.ones(C)
         for label, weight in value.items():
             if not isinstance(label, (int, np.integer)) or not 0 <= label < C:
                 raise ValueError(
-                    f"{where}: `class_weight` names the class {label!r}; expected 0 to {C - 1}"
+                    f"{where}`class_weight` names the class {label!r}; expected 0 to {C - 1}"
                 )
-            factors[label] = finite(weight, where, f"class_weight[{label}]")
+            if not isinstance(weight, Real) or not float(weight) >= 0:
+                raise ValueError(
+                    f"{where}`class_weight` has {weight!r} for class {label}; expected 0 or more"
+                )
+            factors[label] = weight
         return factors
     factors = np.asarray(value)
     if factors.dtype.kind not in "biuf" or factors.shape != (C,):
         raise ValueError(
-            f"{where}: `class_weight` has shape {factors.shape} and dtype {factors.dtype}; expected "
+            f"{where}`class_weight` has shape {factors.shape} and dtype {factors.dtype}; expected "
             f"({C},), a number for each class, or a dict"
         )
     return factors.astype(np.float64)
