@@ -216,7 +216,7 @@ def test_losses_are_saved_with_their_options(loss, tmp_path):
 
 
 def test_foreign_losses_cannot_be_saved(tmp_path):
-    class Mine(MeanSquaredError):
+    class Mine(SoftmaxCrossEntropy):
         pass
 
     model = model_for(Mine())
