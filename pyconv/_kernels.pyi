@@ -58,6 +58,35 @@ class ConvPoolPlan:
         dw: _Array | None, db: _Array | None, num_threads: int,
     ) -> None: ...
 
+# Batch normalization: arrays (P, C) of P pixels, parameters (C,)
+
+@final
+class BatchNormPlan:
+    @property
+    def P(self) -> int: ...
+    @property
+    def C(self) -> int: ...
+    def __init__(self, P: int, C: int) -> None: ...
+    def forward(
+        self, x: _Array, gamma: _Array, beta: _Array, epsilon: float, r: _Array | None, relu: bool,
+        y: _Array, mean: _Array, var: _Array, moving: tuple[_Array, _Array] | None, momentum: float,
+        num_threads: int,
+    ) -> None: ...
+    def inference(
+        self, x: _Array, gamma: _Array, beta: _Array, mean: _Array, var: _Array, epsilon: float,
+        r: _Array | None, relu: bool, y: _Array, num_threads: int,
+    ) -> None: ...
+    def backward(
+        self, dy: _Array, x: _Array, gamma: _Array, beta: _Array, mean: _Array, var: _Array,
+        epsilon: float, relu: bool, y: _Array | None, dx: _Array | None, dgamma: _Array,
+        dbeta: _Array, dr: _Array | None, num_threads: int,
+    ) -> None: ...
+
+def fold_batch_norm(
+    w: _Array, b: _Array | None, gamma: _Array, beta: _Array, mean: _Array, var: _Array,
+    epsilon: float, to_w: _Array, to_b: _Array, num_threads: int,
+) -> None: ...
+
 # Directions of a plan; plans make them.
 
 class Depthwise:
@@ -118,6 +147,7 @@ def average_pool_backward(
 
 def relu(x: _Array, y: _Array, num_threads: int) -> None: ...
 def relu_backward(dy: _Array, y: _Array, dx: _Array, num_threads: int) -> None: ...
+def add(x: _Array, r: _Array, y: _Array, relu: bool, num_threads: int) -> None: ...
 def activation(x: _Array, y: _Array, kind: int, a: float, num_threads: int) -> None: ...
 def activation_backward(
     dy: _Array, y: _Array, dx: _Array, kind: int, a: float, num_threads: int

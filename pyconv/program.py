@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from . import _dispatch
 from .functional import _plans
-from .functional._plans import cached_conv, cached_conv_pool, problem_of
+from .functional._plans import cached_batch_norm, cached_conv, cached_conv_pool, problem_of
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -88,6 +88,11 @@ def buffer_of(value: Value | None) -> Any:
     return None if value is None else value.buffer
 
 
+def _values(*arrays: Any) -> list[Value]:
+    """Those that are values of the program, and not parameters."""
+    return [array for array in arrays if isinstance(array, Value)]
+
+
 class Arena:
     """Memory that grows; programs that never run at the same time share one."""
 
@@ -133,10 +138,10 @@ class Program:
         self._slots.append((0, slot))
         return Value(slot, shape, self.new(shape) if wants_grad and self.training else None)
 
-    def constant(self, array: Array | None) -> Any:
-        """A buffer of memory that lies elsewhere, such as a parameter; None for None."""
-        if array is None:
-            return None
+    def constant(self, array: Array | Value | None) -> Any:
+        """The buffer of a value, or of memory that lies elsewhere, such as a parameter's; or None."""
+        if array is None or isinstance(array, Value):
+            return buffer_of(array)
         buffer = self.module.Buffer()
         buffer.bind(array)
         return buffer
@@ -165,7 +170,7 @@ class Program:
         return self.x
 
     def convolution(
-        self, x: Value, params: dict[str, Array], grads: dict[str, Array], relu: bool,
+        self, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool,
         stride: Any = 1, padding: Any = "valid", dilation: Any = 1, groups: int = 1,
     ) -> Value:
         """Convolution with the parameters "w" and perhaps "b", then ReLU if `relu`."""
@@ -176,13 +181,13 @@ class Program:
         self.add(
             self.module.Convolution(
                 problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
-                y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads["w"]),
+                y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
                 self.constant(grads.get("b"))),
-            forward=[x, y], backward=[x, y if relu else None, y.grad, x.grad])
+            forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
         return y
 
     def convolution_max_pool(
-        self, x: Value, params: dict[str, Array], grads: dict[str, Array], relu: bool,
+        self, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool,
         stride: Any, padding: Any, dilation: Any, groups: int, window: Any, pool_stride: Any,
         pool_padding: Any,
     ) -> Value:
@@ -197,8 +202,8 @@ class Program:
             self.module.ConvolutionMaxPool(
                 problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, indices.buffer, buffer_of(y.grad), buffer_of(x.grad),
-                self.constant(grads["w"]), self.constant(grads.get("b"))),
-            forward=[x, y, indices], backward=[x, indices, y.grad, x.grad])
+                self.constant(grads.get("w")), self.constant(grads.get("b"))),
+            forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])
         return y
 
     def rectify(self, x: Value) -> Value:
@@ -208,6 +213,61 @@ class Program:
             self.module.Rectify(math.prod(x.shape), x.buffer, y.buffer, buffer_of(y.grad),
                                 buffer_of(x.grad)),
             forward=[x, y], backward=[y, y.grad, x.grad] if x.grad else [])
+        return y
+
+    def normalization(
+        self, x: Value, norm: Any, relu: bool, residual: Value | None = None
+    ) -> Value:
+        """Batch normalization by the layer `norm`, plus `residual`, then ReLU if `relu`."""
+        C = x.shape[-1]
+        y = self.new(x.shape, wants_grad=True)
+        mean, var = (self.new((C,)) if self.training else None for _ in range(2))
+        gamma, beta = norm.params.values()
+        moving_mean, moving_var = norm.state.values()
+        dr = residual.grad if residual else None
+        mask = y if relu and residual else None  # without a residual, x tells where y was 0
+        self.add(
+            self.module.Normalization(
+                cached_batch_norm(math.prod(x.shape) // C, C).new_plan(self.module), norm.epsilon,
+                norm.momentum, self.training, relu, x.buffer, self.constant(gamma),
+                self.constant(beta), buffer_of(residual), y.buffer, buffer_of(mean), buffer_of(var),
+                self.constant(moving_mean), self.constant(moving_var), buffer_of(y.grad),
+                buffer_of(x.grad), self.constant(norm.grads["gamma"]),
+                self.constant(norm.grads["beta"]), buffer_of(dr)),
+            forward=[x, residual, y, mean, var],
+            backward=[x, mean, var, mask, y.grad, x.grad, dr])
+        return y
+
+    def folded(self, params: dict[str, Array], norm: Any) -> dict[str, Value]:
+        """Parameters whose outputs are those of `params` behind `norm` in prediction."""
+        w, b = params["w"], params.get("b")
+        values = {"w": self.new(w.shape), "b": self.new(w.shape[-1:])}
+        self.add(
+            self.module.FoldNormalization(
+                w.size // w.shape[-1], w.shape[-1], norm.epsilon, self.constant(w),
+                self.constant(b), *map(self.constant, norm.params.values()),
+                *map(self.constant, norm.state.values()), values["w"].buffer, values["b"].buffer),
+            forward=values.values())
+        return values
+
+    def fork(self, x: Value) -> tuple[Value, Value]:
+        """`x` for two readers, whose gradients are added up."""
+        if x.grad is None:
+            return x, x
+        a, b = (Value(x.slot, x.shape, self.new(x.shape)) for _ in range(2))
+        self.add(
+            self.module.Fork(math.prod(x.shape), buffer_of(a.grad), buffer_of(b.grad),
+                             x.grad.buffer),
+            forward=[], backward=[a.grad, b.grad, x.grad])
+        return a, b
+
+    def sum(self, x: Value, r: Value, relu: bool) -> Value:
+        """x + r, then ReLU if `relu`."""
+        y = self.new(x.shape, wants_grad=x.grad is not None or r.grad is not None)
+        self.add(
+            self.module.Sum(math.prod(x.shape), relu, x.buffer, r.buffer, y.buffer,
+                            buffer_of(y.grad), buffer_of(x.grad), buffer_of(r.grad)),
+            forward=[x, r, y], backward=[y if relu else None, y.grad, x.grad, r.grad] if y.grad else [])
         return y
 
     def call(self, layer: Any, x: Value, shape: Shape) -> Value:

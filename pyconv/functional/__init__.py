@@ -36,8 +36,17 @@ from .convolution import (
     conv2d_max_pool2d,
     conv2d_max_pool2d_backward,
 )
-from .dense_layers import dense, dense_backward
+from .dense_layers import (
+    add,  # noqa: F401  (for layers)
+    dense,
+    dense_backward,
+)
 from .losses import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from .normalization import (
+    batch_norm,
+    batch_norm_backward,
+    fold_batch_norm,  # noqa: F401  (for fusion)
+)
 from .optimize import adam_step, sgd_step
 from .pooling import (
     avg_pool2d,
@@ -52,15 +61,15 @@ from .pooling import (
 from .transposed import conv2d_transpose, conv2d_transpose_backward
 
 __all__ = [
-    "adam_step", "avg_pool2d", "avg_pool2d_backward", "binary_cross_entropy", "conv2d",
-    "conv2d_algorithm", "conv2d_backward", "conv2d_max_pool2d", "conv2d_max_pool2d_backward",
-    "conv2d_transpose", "conv2d_transpose_backward", "dense", "dense_backward", "dropout",
-    "dropout_backward", "elu", "elu_backward", "get_num_threads", "global_avg_pool2d",
-    "global_avg_pool2d_backward", "global_max_pool2d", "global_max_pool2d_backward", "info",
-    "leaky_relu", "leaky_relu_backward", "max_pool2d", "max_pool2d_backward", "mean_squared_error",
-    "relu", "relu_backward", "set_algorithm", "set_num_threads", "sgd_step", "sigmoid",
-    "sigmoid_backward", "softmax", "softmax_backward", "softmax_cross_entropy", "tanh",
-    "tanh_backward", "threads",
+    "adam_step", "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward",
+    "binary_cross_entropy", "conv2d", "conv2d_algorithm", "conv2d_backward", "conv2d_max_pool2d",
+    "conv2d_max_pool2d_backward", "conv2d_transpose", "conv2d_transpose_backward", "dense",
+    "dense_backward", "dropout", "dropout_backward", "elu", "elu_backward", "get_num_threads",
+    "global_avg_pool2d", "global_avg_pool2d_backward", "global_max_pool2d",
+    "global_max_pool2d_backward", "info", "leaky_relu", "leaky_relu_backward", "max_pool2d",
+    "max_pool2d_backward", "mean_squared_error", "relu", "relu_backward", "set_algorithm",
+    "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "tanh", "tanh_backward", "threads",
 ]
 
 

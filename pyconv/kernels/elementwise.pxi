@@ -46,6 +46,30 @@ def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_t
         relu_back(&dy[0], &y[0], &dx[0], dy.shape[0], num_threads)
 
 
+cdef void add_span(const real* x, const real* r, real* y, bint relu, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real v
+    for i in range(count):
+        v = x[i] + r[i]
+        y[i] = 0 if relu and v < 0 else v
+
+
+cdef add_arrays(const real* x, const real* r, real* y, bint relu, Py_ssize_t count,
+                int num_threads):
+    """y may be x or r."""
+    cdef Py_ssize_t item
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        add_span(x + item * SPAN, r + item * SPAN, y + item * SPAN, relu,
+                 min(SPAN, count - item * SPAN))
+
+
+def add(const real[::1] x, const real[::1] r, real[::1] y, bint relu, int num_threads):
+    """y = x + r, then ReLU if asked; y may be x or r."""
+    if x.shape[0]:
+        add_arrays(&x[0], &r[0], &y[0], relu, x.shape[0], num_threads)
+
+
 cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, real rate,
                     real beta_1, real beta_2, real epsilon) noexcept nogil:
     cdef Py_ssize_t i

@@ -110,6 +110,107 @@ cdef class Rectify(Operation):
         return 0
 
 
+cdef class Normalization(Operation):
+    """Batch normalization of x, plus `r`, perhaps with ReLU; `dx`, `r` and `dr` may be None.
+
+    In training the statistics are the batch's, and the moving ones follow; else the moving ones.
+    """
+    cdef BatchNormPlan plan
+    cdef double epsilon, momentum
+    cdef bint training, relu
+    cdef Buffer x, gamma, beta, r, y, mean, var, moving_mean, moving_var, dy, dx, dgamma, dbeta, dr
+
+    def __init__(self, BatchNormPlan plan, double epsilon, double momentum, bint training, bint relu,
+                 Buffer x, Buffer gamma, Buffer beta, Buffer r, Buffer y, Buffer mean, Buffer var,
+                 Buffer moving_mean, Buffer moving_var, Buffer dy=None, Buffer dx=None,
+                 Buffer dgamma=None, Buffer dbeta=None, Buffer dr=None):
+        self.plan, self.epsilon, self.momentum = plan, epsilon, momentum
+        self.training, self.relu = training, relu
+        self.x, self.gamma, self.beta, self.r, self.y = x, gamma, beta, r, y
+        self.mean, self.var = mean, var
+        self.moving_mean, self.moving_var = moving_mean, moving_var
+        self.dy, self.dx, self.dgamma, self.dbeta, self.dr = dy, dx, dgamma, dbeta, dr
+
+    cdef int forward(self, int num_threads) except -1:
+        if self.training:
+            return self.plan.run_forward(
+                at(self.x), at(self.gamma), at(self.beta), self.epsilon, at(self.r), self.relu,
+                at(self.y), at(self.mean), at(self.var), at(self.moving_mean), at(self.moving_var),
+                self.momentum, num_threads)
+        return self.plan.run_inference(
+            at(self.x), at(self.gamma), at(self.beta), at(self.moving_mean), at(self.moving_var),
+            self.epsilon, at(self.r), self.relu, at(self.y), num_threads)
+
+    cdef int backward(self, int num_threads) except -1:
+        cdef real* y = at(self.y) if self.relu and self.r is not None else NULL
+        cdef real* dr = at(self.dr) if self.relu else NULL
+        self.plan.run_backward(
+            at(self.dy), at(self.x), at(self.gamma), at(self.beta), at(self.mean), at(self.var),
+            self.epsilon, self.relu, y, at(self.dx), at(self.dgamma), at(self.dbeta), dr, num_threads)
+        if self.dr is not None and not self.relu:
+            memcpy(self.dr.data, self.dy.data, self.plan.P * self.plan.C * sizeof(real))
+        return 0
+
+
+cdef class FoldNormalization(Operation):
+    """A normalization in prediction, folded into the weights (inputs, C) before it."""
+    cdef Py_ssize_t inputs, C
+    cdef double epsilon
+    cdef Buffer w, b, gamma, beta, mean, var, to_w, to_b
+    cdef Workspace workspace
+
+    def __init__(self, Py_ssize_t inputs, Py_ssize_t C, double epsilon, Buffer w, Buffer b,
+                 Buffer gamma, Buffer beta, Buffer mean, Buffer var, Buffer to_w, Buffer to_b):
+        self.inputs, self.C, self.epsilon, self.w, self.b = inputs, C, epsilon, w, b
+        self.gamma, self.beta, self.mean, self.var = gamma, beta, mean, var
+        self.to_w, self.to_b = to_w, to_b
+        self.workspace = Workspace()
+
+    cdef int forward(self, int num_threads) except -1:
+        fold_weights(at(self.w), at(self.b), at(self.gamma), at(self.beta), at(self.mean),
+                     at(self.var), self.epsilon, at(self.to_w), at(self.to_b), self.inputs, self.C,
+                     self.workspace, num_threads)
+        return 0
+
+
+cdef class Fork(Operation):
+    """One array for two readers; dx = the sum of their gradients."""
+    cdef Buffer da, db, dx
+    cdef Py_ssize_t count
+
+    def __init__(self, Py_ssize_t count, Buffer da, Buffer db, Buffer dx):
+        self.count, self.da, self.db, self.dx = count, da, db, dx
+
+    cdef int backward(self, int num_threads) except -1:
+        add_arrays(at(self.da), at(self.db), at(self.dx), False, self.count, num_threads)
+        return 0
+
+
+cdef class Sum(Operation):
+    """y = x + r, perhaps with ReLU; `dx` and `dr` may be None."""
+    cdef Buffer x, r, y, dy, dx, dr
+    cdef Py_ssize_t count
+    cdef bint relu
+
+    def __init__(self, Py_ssize_t count, bint relu, Buffer x, Buffer r, Buffer y, Buffer dy=None,
+                 Buffer dx=None, Buffer dr=None):
+        self.count, self.relu, self.x, self.r, self.y = count, relu, x, r, y
+        self.dy, self.dx, self.dr = dy, dx, dr
+
+    cdef int forward(self, int num_threads) except -1:
+        add_arrays(at(self.x), at(self.r), at(self.y), self.relu, self.count, num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        cdef Buffer to
+        for to in (self.dx, self.dr):
+            if to is not None and self.relu:
+                relu_back(at(self.dy), at(self.y), at(to), self.count, num_threads)
+            elif to is not None:
+                memcpy(to.data, self.dy.data, self.count * sizeof(real))
+        return 0
+
+
 cdef class Call(Operation):
     """What has no operation of its own: two Python functions without arguments."""
     cdef object call, call_back

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from ..functional import (
     tanh,
     tanh_backward,
 )
+from ..program import Program, Value
 from .base import Array, Layer, Shape
 
 # name -> the function, and its gradient from (dy, y)
@@ -35,9 +35,6 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "tanh": (tanh, tanh_backward),
     "softmax": (softmax, softmax_backward),
 }
-
-if TYPE_CHECKING:
-    from ..program import Program, Value
 
 
 class Activation(Layer):

@@ -3,7 +3,7 @@
 Driven by :class:`pyconv.model.Sequential`:
 
     build(input_shape, rng) -> output_shape    draws `params`, a dict of arrays, and allots `grads`
-    bind(params, grads)                        moves them into the model's two flat buffers
+    bind(params, grads, state)                 moves them into the model's two flat buffers
     forward(x, training) -> y                  a training pass keeps in `cache` what backward needs
     backward(dy, need_dx) -> dx or None        fills `grads`, frees `cache`
     plan(program, x) -> y                      adds what the layer does to a compiled step
@@ -14,15 +14,16 @@ predict with one model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._arguments import Configurable, choose
-
-if TYPE_CHECKING:
-    from ..program import Program, Value
+from ..program import Program, Value
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -36,18 +37,25 @@ class Layer(Configurable):
     ----------
     params, grads : dict of str to ndarray
         Trainable parameters ("w", then "b") and the gradients of the loss by them; set by `build`.
+    state : dict of str to ndarray
+        Arrays that belong to the layer's weights but are not trained, such as moving means.
+    inner : sequence of Layer
+        Layers that this one is made of.
     output_shape : tuple of int or None
         Shape of one output, without the batch axis; None until a model is built with the layer.
     """
 
     params: dict[str, Array]
     grads: dict[str, Array]
+    state: dict[str, Array]
+    inner: Sequence[Layer] = ()
     output_shape: Shape | None = None
     cache: Any = None
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         """Make the parameters for inputs of `input_shape` (no batch axis); the output's shape."""
-        self.bind(params := self.initial_params(input_shape, rng), zeros_like(params))
+        params = self.initial_params(input_shape, rng)
+        self.bind(params, zeros_like(params), self.initial_state(input_shape))
         # An empty batch knows the output's shape, and meets every check of the operation.
         return self.forward(np.empty((0, *input_shape)), training=False).shape[1:]
 
@@ -55,9 +63,20 @@ class Layer(Configurable):
         """Initial values of the parameters, float64."""
         return {}
 
-    def bind(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
-        """Use these arrays, of the shapes made by `build`, as parameters and gradients."""
-        self.params, self.grads = params, grads
+    def initial_state(self, input_shape: Shape) -> dict[str, Array]:
+        """Initial values of what is not trained, float64."""
+        return {}
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """All arrays that a file keeps: the parameters, then the state."""
+        return self.params | self.state
+
+    def bind(
+        self, params: dict[str, Array], grads: dict[str, Array], state: dict[str, Array]
+    ) -> None:
+        """Use these arrays, of the shapes made by `build`, as parameters, gradients and state."""
+        self.params, self.grads, self.state = params, grads, state
 
     def forward(self, x: Array, training: bool) -> Array:
         """The layer's output for a batch `x`."""
@@ -75,6 +94,61 @@ class Layer(Configurable):
         """What the last training pass kept; it is freed when its one reader is done."""
         cache, self.cache = self.cache, None
         return cache
+
+
+# Layers by the names of their classes; `layers/__init__.py` fills it.
+LAYERS: dict[str, type[Layer]] = {}
+
+
+def describe(layer: Layer) -> dict[str, Any]:
+    """What JSON can say of a layer: its class and its configuration.
+
+    Raises
+    ------
+    TypeError
+        If it is not pyconv's own.
+    """
+    name = type(layer).__name__
+    if LAYERS.get(name) is not type(layer):
+        raise TypeError(f"{type(layer)} is no layer of pyconv: it cannot be saved or copied")
+    return {"class": name, "config": layer.get_config()}
+
+
+def restored(description: dict[str, Any]) -> Layer:
+    """A new layer as `describe` described it."""
+    return LAYERS[choose(description["class"], "class", LAYERS)](**description["config"])
+
+
+def checked_layers(layers: Iterable[Layer], name: str = "layers") -> list[Layer]:
+    """`layers` as a list of at least one layer, none of them in use elsewhere."""
+    if isinstance(layers, Layer):
+        raise TypeError(f"`{name}` is a single layer; expected a list of layers")
+    layers = list(layers)
+    if not layers:
+        raise ValueError(f"`{name}` is empty; a model has at least one layer")
+    seen: list[Layer] = []
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"`{name}` holds {layer!r}; expected a layer, as in Conv2D(8, 3)")
+        for each in (layer, *layer.inner):
+            if each.output_shape is not None or any(each is other for other in seen):
+                raise ValueError(
+                    f"`{name}` holds at {i} a {type(each).__name__} that is in use already; "
+                    "make a new layer for each place"
+                )
+            seen.append(each)
+    return layers
+
+
+def names_of(layers: Iterable[Layer]) -> list[str]:
+    """Keras's names: conv2d, max_pooling2d, conv2d_1, ..."""
+    seen: Counter[str] = Counter()
+    names = []
+    for layer in layers:
+        kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+        names.append(f"{kind}_{seen[kind]}" if seen[kind] else kind)
+        seen[kind] += 1
+    return names
 
 
 def zeros_like(arrays: dict[str, Array]) -> dict[str, Array]:

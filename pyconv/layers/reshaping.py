@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arguments import real
 from ..geometry import pair
+from ..program import Program, Value
 from .base import Array, Layer, images
-
-if TYPE_CHECKING:
-    from ..program import Program, Value
 
 
 class ZeroPadding2D(Layer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,8 @@ from .._arguments import choose
 from ..functional import conv2d, conv2d_backward, dense, dense_backward, relu_backward
 from ..geometry import integer, pair
 from ..initializers import NAMES, initial_values
+from ..program import Program, Value
 from .base import Array, Layer, Shape, activation_of, images, padding_of
-
-if TYPE_CHECKING:
-    from ..program import Program, Value
 
 
 class _Weighted(Layer):
@@ -47,6 +45,15 @@ class _Weighted(Layer):
         return params
 
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
+        raise NotImplementedError
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return self.plan_with(program, x, self.params, self.grads, bool(self.activation))
+
+    def plan_with(
+        self, program: Program, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool
+    ) -> Value:
+        """`plan` with other parameters, arrays or values of the program, and perhaps a ReLU."""
         raise NotImplementedError
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
@@ -145,8 +152,10 @@ class Conv2D(_Weighted):
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
         return conv2d_backward(dy, x, self.params["w"], need=need, **self._options)
 
-    def plan(self, program: Program, x: Value) -> Value:
-        return program.convolution(x, self.params, self.grads, bool(self.activation), **self._options)
+    def plan_with(
+        self, program: Program, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool
+    ) -> Value:
+        return program.convolution(x, params, grads, relu, **self._options)
 
 
 class DepthwiseConv2D(Conv2D):
@@ -242,9 +251,12 @@ class Dense(_Weighted):
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
         return dense_backward(dy, x, self.params["w"], need=need)
 
-    def plan(self, program: Program, x: Value) -> Value:
+    def plan_with(
+        self, program: Program, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool
+    ) -> Value:
         N, F = x.shape
-        params, grads = ({**arrays, "w": arrays["w"][None, None]}
-                         for arrays in (self.params, self.grads))
-        y = program.convolution(x.reshaped((N, 1, 1, F)), params, grads, bool(self.activation))
+        w = params["w"]
+        shape = (1, 1, *w.shape)
+        params = {**params, "w": w.reshaped(shape) if isinstance(w, Value) else w.reshape(shape)}
+        y = program.convolution(x.reshaped((N, 1, 1, F)), params, grads, relu)
         return y.reshaped((N, self.units))
