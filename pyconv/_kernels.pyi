@@ -196,6 +196,14 @@ class Convolution(Operation):
     ) -> None: ...
 
 @final
+class TransposedConvolution(Operation):
+    def __init__(
+        self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
+        db: Buffer | None = None,
+    ) -> None: ...
+
+@final
 class ConvolutionMaxPool(Operation):
     def __init__(
         self, plan: ConvPoolPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
@@ -207,6 +215,13 @@ class ConvolutionMaxPool(Operation):
 class Rectify(Operation):
     def __init__(
         self, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None, dx: Buffer | None = None
+    ) -> None: ...
+
+@final
+class Activate(Operation):
+    def __init__(
+        self, kind: int, a: float, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None,
     ) -> None: ...
 
 @final

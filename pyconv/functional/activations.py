@@ -6,7 +6,7 @@ from .. import _dispatch, _threads
 from ..geometry import integer
 from ._arrays import Array, as_real, empty, finite, of_shape
 
-_KINDS = ("leaky_relu", "elu", "sigmoid", "tanh")  # as the kernels number them
+KINDS = ("leaky_relu", "elu", "sigmoid", "tanh")  # as the kernels number them
 
 
 def relu(x: Array, *, num_threads: int | None = None) -> Array:
@@ -106,7 +106,7 @@ def _activate(name: str, x: Any, parameter: float, num_threads: int | None) -> A
     count = _threads.resolve(num_threads)
     y = empty(x.shape, x.dtype, name)
     _dispatch.active.modules[x.dtype.char].activation(
-        x.reshape(-1), y.reshape(-1), _KINDS.index(name), parameter, count)
+        x.reshape(-1), y.reshape(-1), KINDS.index(name), parameter, count)
     return y
 
 
@@ -117,7 +117,7 @@ def _differentiate(name: str, dy: Any, y: Any, parameter: float, num_threads: in
     count = _threads.resolve(num_threads)
     dx = empty(y.shape, y.dtype, where)
     _dispatch.active.modules[y.dtype.char].activation_backward(
-        dy.reshape(-1), y.reshape(-1), dx.reshape(-1), _KINDS.index(name), parameter, count)
+        dy.reshape(-1), y.reshape(-1), dx.reshape(-1), KINDS.index(name), parameter, count)
     return dx
 
 

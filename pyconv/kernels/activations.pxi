@@ -109,32 +109,33 @@ cdef void slope_item(int kind, real a, const real* dy, const real* y, real* dx,
         slope_span(TANH, a, dy, y, dx, count)
 
 
-def activation(const real[::1] x, real[::1] y, int kind, double a, int num_threads):
-    """y = the activation `kind` of x, with its parameter `a`."""
-    cdef Py_ssize_t item, count = x.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &x[0]
-    cdef real* target = &y[0]
+cdef activate_all(int kind, real a, const real* x, real* y, Py_ssize_t count, int num_threads):
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        activate_item(kind, <real> a, source + item * SPAN, target + item * SPAN,
-                      min(SPAN, count - item * SPAN))
+        activate_item(kind, a, x + item * SPAN, y + item * SPAN, min(SPAN, count - item * SPAN))
+
+
+def activation(const real[::1] x, real[::1] y, int kind, double a, int num_threads):
+    """y = the activation `kind` of x, with its parameter `a`."""
+    if x.shape[0]:
+        activate_all(kind, <real> a, &x[0], &y[0], x.shape[0], num_threads)
+
+
+cdef slope_all(int kind, real a, const real* dy, const real* y, real* dx, Py_ssize_t count,
+               int num_threads):
+    cdef Py_ssize_t item
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        slope_item(kind, a, dy + item * SPAN, y + item * SPAN, dx + item * SPAN,
+                   min(SPAN, count - item * SPAN))
 
 
 def activation_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int kind, double a,
                         int num_threads):
     """dx = dy times the slope of `kind` where its output is y."""
-    cdef Py_ssize_t item, count = dy.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &dy[0]
-    cdef const real* output = &y[0]
-    cdef real* target = &dx[0]
-    cdef int threads = num_threads if count > 2 * SPAN else 1
-    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        slope_item(kind, <real> a, source + item * SPAN, output + item * SPAN, target + item * SPAN,
-                   min(SPAN, count - item * SPAN))
+    if dy.shape[0]:
+        slope_all(kind, <real> a, &dy[0], &y[0], &dx[0], dy.shape[0], num_threads)
 
 
 cdef void dropout_span(const real* x, real* y, Py_ssize_t first, Py_ssize_t count, uint64_t key,

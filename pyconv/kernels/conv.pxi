@@ -161,23 +161,31 @@ cdef class ConvPlan:
             self.compute_dw(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], NULL if dw is None else &dw[0, 0, 0, 0],
                             NULL if db is None else &db[0], num_threads)
 
+    cdef compute_transpose_back(self, const real* dy, const real* x, const real* w, real* dx, real* dw,
+                                real* db, int num_threads):
+        """Gradients of the transposed convolution, where dy is this convolution's input; or NULL."""
+        if dx != NULL:
+            self.compute_y(dy, w, NULL, False, dx, num_threads)
+        if dw != NULL:
+            self.compute_dw(dy, x, dw, NULL, num_threads)
+        if db != NULL:
+            if self.to_db is None:
+                self.to_db = Reduce(self.x, self.x, 1, (1, 1), (1, 1), (1, 1), (0, 0))
+            self.to_db.run(dy, dy, NULL, db, num_threads)
+
     def transpose(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, const real[::1] b,
                   bint relu, real[:, :, :, ::1] y, int num_threads):
         """The transposed convolution: y is what `backward` calls dx, with bias and ReLU; x is its dy."""
+        cdef const real* bias = NULL
+        if b is not None:
+            bias = &b[0]
         if y.shape[0]:
-            self.compute_dx(&x[0, 0, 0, 0], &w[0, 0, 0, 0], &y[0, 0, 0, 0], num_threads,
-                            NULL if b is None else <real*> &b[0], relu)
+            self.compute_dx(&x[0, 0, 0, 0], &w[0, 0, 0, 0], &y[0, 0, 0, 0], num_threads, bias, relu)
 
     def transpose_backward(self, const real[:, :, :, ::1] dy, const real[:, :, :, ::1] x,
                            const real[:, :, :, ::1] w, real[:, :, :, ::1] dx,
                            real[:, :, :, ::1] dw, real[::1] db, int num_threads):
-        """Its gradients; each may be None. dx is the convolution of dy; N is at least 1."""
-        cdef const real* source = &dy[0, 0, 0, 0]
-        if dx is not None:
-            self.compute_y(source, &w[0, 0, 0, 0], NULL, False, &dx[0, 0, 0, 0], num_threads)
-        if dw is not None:
-            self.compute_dw(source, &x[0, 0, 0, 0], &dw[0, 0, 0, 0], NULL, num_threads)
-        if db is not None:
-            if self.to_db is None:
-                self.to_db = Reduce(self.x, self.x, 1, (1, 1), (1, 1), (1, 1), (0, 0))
-            self.to_db.run(source, source, NULL, &db[0], num_threads)
+        """Its gradients; each may be None. N is at least 1."""
+        self.compute_transpose_back(
+            &dy[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0], NULL if dx is None else &dx[0, 0, 0, 0],
+            NULL if dw is None else &dw[0, 0, 0, 0], NULL if db is None else &db[0], num_threads)

@@ -23,6 +23,7 @@ from ..functional import (
     tanh,
     tanh_backward,
 )
+from ..functional.activations import KINDS
 from ..program import Program, Value
 from .base import Array, Layer, Shape
 
@@ -35,6 +36,8 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "tanh": (tanh, tanh_backward),
     "softmax": (softmax, softmax_backward),
 }
+# Defaults of those whose numbers do not depend on each other.
+PARAMETERS = {"leaky_relu": 0.2, "elu": 1.0, "sigmoid": 0.0, "tanh": 0.0}
 
 
 class Activation(Layer):
@@ -77,7 +80,12 @@ class Activation(Layer):
     def plan(self, program: Program, x: Value) -> Value:
         if self.activation is None:
             return x
-        return program.rectify(x) if self.activation == "relu" else super().plan(program, x)
+        if self.activation == "relu":
+            return program.rectify(x)
+        if self.activation in PARAMETERS:
+            a = next(iter(self._options.values()), PARAMETERS[self.activation])
+            return program.activate(x, KINDS.index(self.activation), a)
+        return super().plan(program, x)
 
 
 class ReLU(Activation):

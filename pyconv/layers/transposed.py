@@ -9,6 +9,7 @@ import numpy as np
 
 from ..functional import conv2d_transpose, conv2d_transpose_backward
 from ..geometry import integer, pair
+from ..program import Program, Value
 from .base import Array, Shape, images, padding_of
 from .weighted import _Weighted
 
@@ -100,3 +101,8 @@ class Conv2DTranspose(_Weighted):
 
     def _gradients(self, x: Array, dy: Array, need: tuple[str, ...]) -> tuple[Array | None, ...]:
         return conv2d_transpose_backward(dy, x, self.params["w"], need=need, **self._options)
+
+    def plan_with(
+        self, program: Program, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool
+    ) -> Value:
+        return program.transposed_convolution(x, params, grads, relu, **self._options)
