@@ -38,19 +38,47 @@ cdef extern from *:
         return dy * ((real) 1 - y * y);
     }
 
+    #if defined(__SSE2__)
+    #include <immintrin.h>
+    #endif
+    /* 64-bit lanes whose low halves are words of 32 bits; what the high halves hold does not matter. */
+    typedef uint64_t words __attribute__((vector_size(VEC_BYTES)));
+    typedef uint32_t low_words __attribute__((vector_size(VEC_BYTES / 2)));
+    /* The products of the low halves, which GCC does not find by itself. */
+    static inline __attribute__((always_inline)) words times(words a, uint64_t b) {
+    #if defined(__AVX512F__)
+        return (words) _mm512_mul_epu32((__m512i) a, _mm512_set1_epi64((long long) b));
+    #elif defined(__AVX2__)
+        return (words) _mm256_mul_epu32((__m256i) a, _mm256_set1_epi64x((long long) b));
+    #elif defined(__SSE2__) && VEC_BYTES == 16
+        return (words) _mm_mul_epu32((__m128i) a, _mm_set1_epi64x((long long) b));
+    #else
+        return (a & 0xFFFFFFFFu) * b;
+    #endif
+    }
     /* Philox 4x32-10 (Salmon et al., 2011): four words each from 16 counters, `first` and on. */
     static inline void philox_16(uint64_t first, uint64_t key, uint32_t word[4][16]) {
+        enum { LANES_64 = VEC_BYTES / 8, PARTS = 16 / LANES_64 };
+        const words zero = {0};
+        words w[4][PARTS];
         uint32_t k0 = (uint32_t) key, k1 = (uint32_t) (key >> 32);
-        for (int l = 0; l < 16; l++) {
-            word[0][l] = (uint32_t) (first + l), word[1][l] = (uint32_t) ((first + l) >> 32);
-            word[2][l] = word[3][l] = 0;
+        _Pragma("GCC unroll 8")
+        for (int i = 0; i < PARTS; i++) {
+            for (int l = 0; l < LANES_64; l++) w[0][i][l] = first + LANES_64 * i + l;
+            w[1][i] = w[0][i] >> 32, w[2][i] = w[3][i] = zero;
         }
         for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-            for (int l = 0; l < 16; l++) {
-                uint64_t a = (uint64_t) word[0][l] * 0xD2511F53u;
-                uint64_t b = (uint64_t) word[2][l] * 0xCD9E8D57u;
-                word[0][l] = (uint32_t) (b >> 32) ^ word[1][l] ^ k0, word[1][l] = (uint32_t) b;
-                word[2][l] = (uint32_t) (a >> 32) ^ word[3][l] ^ k1, word[3][l] = (uint32_t) a;
+            _Pragma("GCC unroll 8")
+            for (int i = 0; i < PARTS; i++) {
+                words a = times(w[0][i], 0xD2511F53u), b = times(w[2][i], 0xCD9E8D57u);
+                w[0][i] = (b >> 32) ^ w[1][i] ^ (zero + k0), w[1][i] = b;
+                w[2][i] = (a >> 32) ^ w[3][i] ^ (zero + k1), w[3][i] = a;
+            }
+        _Pragma("GCC unroll 8")
+        for (int i = 0; i < PARTS; i++)
+            for (int j = 0; j < 4; j++) {
+                low_words low = __builtin_convertvector(w[j][i], low_words);
+                memcpy(&word[j][LANES_64 * i], &low, sizeof low);
             }
     }
     """
