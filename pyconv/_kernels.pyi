@@ -33,6 +33,13 @@ class ConvPlan:
         self, dy: _Array, x: _Array, w: _Array, dx: _Array | None, dw: _Array | None,
         db: _Array | None, num_threads: int,
     ) -> None: ...
+    def transpose(
+        self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, num_threads: int
+    ) -> None: ...
+    def transpose_backward(
+        self, dy: _Array, x: _Array, w: _Array, dx: _Array | None, dw: _Array | None,
+        db: _Array | None, num_threads: int,
+    ) -> None: ...
 
 @final
 class ConvPoolPlan:
@@ -141,10 +148,20 @@ def average_pool_backward(
 def relu(x: _Array, y: _Array, num_threads: int) -> None: ...
 def relu_backward(dy: _Array, y: _Array, dx: _Array, num_threads: int) -> None: ...
 def add(x: _Array, r: _Array, y: _Array, relu: bool, num_threads: int) -> None: ...
+def activation(x: _Array, y: _Array, kind: int, a: float, num_threads: int) -> None: ...
+def activation_backward(
+    dy: _Array, y: _Array, dx: _Array, kind: int, a: float, num_threads: int
+) -> None: ...
+def dropout(x: _Array, y: _Array, seed: int, rate: float, num_threads: int) -> None: ...
 def softmax(x: _Array, y: _Array, num_threads: int) -> None: ...
+def softmax_backward(dy: _Array, y: _Array, dx: _Array, num_threads: int) -> None: ...
 def softmax_cross_entropy(
-    x: _Array, labels: NDArray[int64] | None, targets: _Array | None, dx: _Array,
-    losses: NDArray[float64], num_threads: int,
+    x: _Array, labels: NDArray[int64] | None, targets: _Array | None, weights: NDArray[float64] | None,
+    smoothing: float, dx: _Array, losses: NDArray[float64], num_threads: int,
+) -> float: ...
+def elementwise_loss(
+    x: _Array, t: _Array, weights: NDArray[float64] | None, logistic: bool, smoothing: float,
+    dx: _Array, losses: NDArray[float64], num_threads: int,
 ) -> float: ...
 def adam(
     w: _Array, g: _Array, m: _Array, v: _Array, rate: float, beta_1: float, beta_2: float,
@@ -172,6 +189,14 @@ class Operation: ...
 
 @final
 class Convolution(Operation):
+    def __init__(
+        self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
+        db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class TransposedConvolution(Operation):
     def __init__(
         self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
         dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
@@ -218,6 +243,13 @@ class Sum(Operation):
     def __init__(
         self, count: int, relu: bool, x: Buffer, r: Buffer, y: Buffer, dy: Buffer | None = None,
         dx: Buffer | None = None, dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Activate(Operation):
+    def __init__(
+        self, kind: int, a: float, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None,
     ) -> None: ...
 
 @final

@@ -24,13 +24,20 @@ from numpy.typing import NDArray
 
 from . import _dispatch
 from .functional import _plans
-from .functional._plans import cached_batch_norm, cached_conv, cached_conv_pool, problem_of
+from .functional._plans import (
+    cached_batch_norm,
+    cached_conv,
+    cached_conv_pool,
+    cached_conv_transpose,
+    problem_of,
+)
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 _KEPT = 16  # batch sizes whose programs are kept
+_TRANSPOSED = ("stride", "padding", "output_padding", "dilation", "groups")
 _BACKWARD = 1_000_000  # times of the backward pass count down from twice this
 
 
@@ -190,6 +197,22 @@ class Program:
             forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
         return y
 
+    def transposed_convolution(
+        self, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool, **options: Any
+    ) -> Value:
+        """Transposed convolution with the parameters "w" and perhaps "b", then ReLU if `relu`."""
+        w, b = params["w"], params.get("b")
+        problem = problem_of(cached_conv_transpose, "transposed convolution", (x.shape, w.shape),
+                             *(options[name] for name in _TRANSPOSED))
+        y = self.new(problem.geometry.x_shape, wants_grad=True)
+        self.add(
+            self.module.TransposedConvolution(
+                problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
+                y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
+                self.constant(grads.get("b"))),
+            forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
+        return y
+
     def convolution_max_pool(
         self, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool,
         stride: Any, padding: Any, dilation: Any, groups: int, window: Any, pool_stride: Any,
@@ -216,6 +239,15 @@ class Program:
         self.add(
             self.module.Rectify(math.prod(x.shape), x.buffer, y.buffer, buffer_of(y.grad),
                                 buffer_of(x.grad)),
+            forward=[x, y], backward=[y, y.grad, x.grad] if x.grad else [])
+        return y
+
+    def activate(self, x: Value, kind: int, a: float) -> Value:
+        """An activation by its number in the kernels, with its parameter `a`."""
+        y = self.new(x.shape, wants_grad=x.grad is not None)
+        self.add(
+            self.module.Activate(kind, a, math.prod(x.shape), x.buffer, y.buffer, buffer_of(y.grad),
+                                 buffer_of(x.grad)),
             forward=[x, y], backward=[y, y.grad, x.grad] if x.grad else [])
         return y
 

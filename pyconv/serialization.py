@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers
+from . import losses, optimizers
+from ._arguments import choose
 from ._version import __version__
 from .layers import Shape
 from .layers.base import describe, restored
@@ -57,12 +58,15 @@ def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
         name = type(optimizer).__name__.lower()
         if optimizers.OPTIMIZERS.get(name) is not type(optimizer):
             raise TypeError(f"{type(optimizer)} is no optimizer of pyconv: it cannot be saved")
+        if losses.LOSSES.get(model.loss.name) is not type(model.loss):
+            raise TypeError(f"{type(model.loss)} is no loss of pyconv: it cannot be saved")
         config["training"] = {
             "optimizer": name,
             "optimizer_config": optimizer.get_config(),
             "iterations": optimizer.iterations,
             "slots": list(optimizer.slots),
-            "loss": model.loss,
+            "loss": model.loss.name,
+            "loss_config": model.loss.get_config(),
             "metrics": model.metrics,
         }
         arrays |= {f"optimizer/{name}": array for name, array in optimizer.slots.items()}
@@ -96,7 +100,9 @@ def unpack(make: type[Sequential], config: Config, arrays: dict[str, Array]) -> 
             name: _stored(arrays, f"optimizer/{name}", model.parameters.shape).astype(model.dtype)
             for name in training["slots"]
         }
-        model.compile(optimizer, training["loss"], training["metrics"])
+        loss = losses.LOSSES[choose(training["loss"], "loss", losses.LOSSES)]
+        # Files of version 0.1 know one loss, without options.
+        model.compile(optimizer, loss(**training.get("loss_config", {})), training["metrics"])
     return model
 
 

@@ -4,15 +4,19 @@ import numpy as np
 
 from pyconv import zoo
 from pyconv.layers import (
+    ELU,
     Activation,
     AveragePooling2D,
     BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    LeakyReLU,
     MaxPooling2D,
     ReLU,
     Rescaling,
@@ -68,6 +72,18 @@ NETWORKS = {
         Conv2D(6, 2, groups=2, activation="relu"),
         MaxPooling2D(2, padding="same"),
         Flatten(),
+        Dense(3),
+    ],
+    "down-and-up": lambda: [
+        Conv2D(4, 3, 2, "same"),
+        LeakyReLU(0.1),
+        Conv2DTranspose(5, 4, 2, "same", use_bias=False),
+        ELU(0.5),
+        Conv2DTranspose(4, 3, 2, ((1, 0), (0, 2)), (0, 1), activation="relu"),
+        Activation("tanh"),
+        Conv2D(6, 3),
+        Activation("sigmoid"),
+        GlobalMaxPooling2D(),
         Dense(3),
     ],
     "residual": lambda: [

@@ -8,15 +8,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pyconv
 from pyconv import initializers
 from pyconv.layers import (
+    ELU,
     Activation,
     AveragePooling2D,
     BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    LeakyReLU,
     MaxPooling2D,
     ReLU,
     Rescaling,
@@ -42,12 +46,24 @@ LAYERS = [
         (3, 4, 6),
         {"w": (2, 2, 1, 6)},
     ),
+    (Conv2DTranspose(5, 3), (3, 4, 2), (5, 6, 5), {"w": (3, 3, 5, 2), "b": (5,)}),
+    (Conv2DTranspose(3, 4, 2, "same"), (3, 4, 2), (6, 8, 3), {"w": (4, 4, 3, 2), "b": (3,)}),
+    (
+        Conv2DTranspose(
+            6, (2, 3), (2, 1), ((1, 0), (2, 1)), (1, 0), (1, 2), 2, "relu", bias_initializer="ones"
+        ),
+        (3, 6, 4),
+        (6, 7, 6),
+        {"w": (2, 3, 3, 4), "b": (6,)},
+    ),
+    (Conv2DTranspose(2, 3, padding=1, use_bias=False), (3, 4, 2), (3, 4, 2), {"w": (3, 3, 2, 2)}),
     (MaxPooling2D(), (7, 6, 3), (3, 3, 3), {}),
     (MaxPooling2D(3, 2, "same"), (7, 6, 3), (4, 3, 3), {}),
     (MaxPooling2D((2, 3), (1, 2)), (7, 6, 3), (6, 2, 3), {}),
     (AveragePooling2D(), (7, 6, 3), (3, 3, 3), {}),
     (AveragePooling2D(3, 2, "same"), (7, 6, 3), (4, 3, 3), {}),
     (GlobalAveragePooling2D(), (4, 5, 3), (3,), {}),
+    (GlobalMaxPooling2D(), (4, 5, 3), (3,), {}),
     (ZeroPadding2D(2), (4, 5, 3), (8, 9, 3), {}),
     (ZeroPadding2D((0, 1)), (4, 5, 3), (4, 7, 3), {}),
     (ZeroPadding2D(((1, 2), (3, 0))), (4, 5, 3), (7, 8, 3), {}),
@@ -57,7 +73,16 @@ LAYERS = [
     (Dense(7, "relu", use_bias=False), (5,), (7,), {"w": (5, 7)}),
     (Activation("relu"), (4, 5, 3), (4, 5, 3), {}),
     (Activation("linear"), (5,), (5,), {}),
+    (Activation("leaky_relu"), (4, 5, 3), (4, 5, 3), {}),
+    (Activation("elu"), (5,), (5,), {}),
+    (Activation("sigmoid"), (4, 5, 3), (4, 5, 3), {}),
+    (Activation("tanh"), (5,), (5,), {}),
+    (Activation("softmax"), (4, 5, 3), (4, 5, 3), {}),
     (ReLU(), (5,), (5,), {}),
+    (LeakyReLU(), (4, 5, 3), (4, 5, 3), {}),
+    (LeakyReLU(0.0), (5,), (5,), {}),
+    (ELU(), (4, 5, 3), (4, 5, 3), {}),
+    (ELU(0.5), (5,), (5,), {}),
     (Dropout(0.4), (4, 5, 3), (4, 5, 3), {}),
     (BatchNormalization(0.9, 0.01), (4, 5, 3), (4, 5, 3), {"gamma": (3,), "beta": (3,)}),
     (BatchNormalization(), (5,), (5,), {"gamma": (5,), "beta": (5,)}),
@@ -181,6 +206,44 @@ def test_conv2d_passes_every_option_on(rng):
     )
 
 
+def test_conv2d_transpose_passes_every_option_on(rng):
+    layer = Conv2DTranspose(6, (2, 3), (2, 1), ((1, 0), (2, 1)), (1, 0), (1, 2), 2, "relu")
+    layer.build((3, 6, 4), rng)
+    x = rng.integers(-3, 4, (2, 3, 6, 4)).astype(float)
+    for array in layer.params.values():
+        array[...] = rng.integers(-3, 4, array.shape)
+    assert_array_equal(
+        layer.forward(x, training=False),
+        oracle.conv2d_transpose(
+            x,
+            layer.params["w"],
+            layer.params["b"],
+            stride=(2, 1),
+            padding=((1, 0), (2, 1)),
+            output_padding=(1, 0),
+            dilation=(1, 2),
+            groups=2,
+            activation="relu",
+        ),
+    )
+
+
+def test_activations_are_the_functions(rng):
+    x = rng.standard_normal((3, 7))
+    for layer, expected in (
+        (Activation("leaky_relu"), pyconv.leaky_relu(x, negative_slope=0.2)),
+        (LeakyReLU(), pyconv.leaky_relu(x, negative_slope=0.3)),
+        (Activation("elu"), pyconv.elu(x, alpha=1)),
+        (ELU(2.0), pyconv.elu(x, alpha=2)),
+        (Activation("sigmoid"), pyconv.sigmoid(x)),
+        (Activation("tanh"), pyconv.tanh(x)),
+        (Activation("softmax"), pyconv.softmax(x)),
+        (Activation("relu"), pyconv.relu(x)),
+        (Activation(None), x),
+    ):
+        assert_array_equal(layer.forward(x, training=False), expected)
+
+
 def test_depthwise_filters_each_channel_by_itself(rng):
     layer = DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False)
     layer.build((5, 6, 3), rng)
@@ -286,7 +349,13 @@ def test_bias_initializer(rng):
         (lambda: Conv2D(8, (3, 3, 3)), ValueError, "kernel_size"),
         (lambda: Conv2D(8, 3, activation="rleu"), ValueError, "`activation`.*mean 'relu'"),
         (lambda: Dense(8, "softmax"), ValueError, "end in logits"),
-        (lambda: Activation("softmax"), ValueError, "end in logits"),
+        (lambda: Conv2D(8, 3, activation="tanh"), ValueError, r"put Activation\('tanh'\) behind"),
+        (lambda: Activation("swish"), ValueError, "`activation` is 'swish'.*'leaky_relu'"),
+        (lambda: LeakyReLU(-1), ValueError, "`negative_slope` is -1"),
+        (lambda: LeakyReLU(alpha=0.1), TypeError, "LeakyReLU has no argument 'alpha'"),
+        (lambda: ELU("1"), TypeError, "`alpha` is '1'"),
+        (lambda: Conv2DTranspose(8, 3, output_padding=-1), ValueError, "`output_padding` is -1"),
+        (lambda: Conv2DTranspose(8, 3, stride=2), TypeError, "mean 'strides'"),
         (
             lambda: Dense(8, kernel_initializer="glorot"),
             ValueError,
@@ -319,6 +388,10 @@ def test_bad_arguments(make, error, message):
     [
         (Conv2D(8, 3), (10,), r"Conv2D takes images \(H, W, C\).*\(10,\)"),
         (GlobalAveragePooling2D(), (10,), r"takes images \(H, W, C\)"),
+        (GlobalMaxPooling2D(), (10,), r"takes images \(H, W, C\)"),
+        (Conv2DTranspose(8, 3), (10,), r"Conv2DTranspose takes images \(H, W, C\)"),
+        (Conv2DTranspose(8, 3, groups=3), (4, 4, 4), "`groups` is 3, which must divide the 4 ch"),
+        (Conv2DTranspose(8, 2, padding=5), (4, 4, 3), "`padding` 5 crops all"),
         (ZeroPadding2D(), (10,), r"takes images \(H, W, C\)"),
         (Dense(8), (4, 4, 3), r"\(4, 4, 3\); put a Flatten\(\)"),
         (Conv2D(8, 3, groups=3), (4, 4, 3), "`groups` is 3, which must divide the 3 channels"),

@@ -1,5 +1,6 @@
 """Checks of arguments: arrays as the kernels take them, and errors that say what to do."""
 
+import math
 import os
 from types import ModuleType
 from typing import Any
@@ -89,6 +90,16 @@ def flag(value: Any, where: str, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where}: `{name}` is {value!r}; expected True or False")
     return bool(value)
+
+
+def finite(value: Any, where: str, name: str, below: float = math.inf) -> float:
+    """`value` as a float with 0 <= value < `below`."""
+    expected = f"expected a number in [0, {below:g})"
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{where}: `{name}` is {value!r} ({type(value).__name__}); {expected}")
+    if not 0 <= float(value) < below:
+        raise ValueError(f"{where}: `{name}` is {value!r}; {expected}")
+    return float(value)
 
 
 def shape_of_images(shape: Any, where: str) -> tuple[int, ...]:

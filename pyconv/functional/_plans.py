@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ..geometry import conv_geometry, pool_geometry
+from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
 
 _PLANS = 64  # problems whose plans are kept
 _direct = False
@@ -82,6 +82,11 @@ class _ConvPoolProblem(Problem):
 @lru_cache(maxsize=_PLANS, typed=True)
 def cached_conv(shapes: Any, types: Any, *arguments: Any) -> Problem:
     return _ConvProblem(conv_geometry(shapes[0], shapes[1], *arguments))
+
+
+@lru_cache(maxsize=_PLANS, typed=True)
+def cached_conv_transpose(shapes: Any, types: Any, *arguments: Any) -> Problem:
+    return _ConvProblem(conv_transpose_geometry(shapes[0], shapes[1], *arguments))
 
 
 @lru_cache(maxsize=_PLANS, typed=True)

@@ -1,8 +1,6 @@
-# ReLU, softmax with cross-entropy, and the optimizers' updates: loops over flat arrays.
+# ReLU and the optimizers' updates: loops over flat arrays.
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t
-from libc.math cimport exp, log
 
 cdef enum:
     SPAN = 16_384  # numbers a work item: 64 KB, small enough to share, large enough to hand out
@@ -70,83 +68,6 @@ def add(const real[::1] x, const real[::1] r, real[::1] y, bint relu, int num_th
     """y = x + r, then ReLU if asked; y may be x or r."""
     if x.shape[0]:
         add_arrays(&x[0], &r[0], &y[0], relu, x.shape[0], num_threads)
-
-
-cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:
-    """log(sum(exp(x - top))), where top = max(x); the sum is at least 1, and cannot overflow."""
-    cdef Py_ssize_t c
-    cdef double total = 0
-    top[0] = x[0]
-    for c in range(1, C):
-        if not x[c] <= top[0]:
-            top[0] = x[c]
-    for c in range(C):
-        total += exp(<double> x[c] - top[0])
-    return log(total)
-
-
-cdef void softmax_row(const real* x, real* y, Py_ssize_t C) noexcept nogil:
-    cdef Py_ssize_t c
-    cdef real top
-    cdef double shift = log_sum(x, C, &top)
-    for c in range(C):
-        y[c] = <real> exp(<double> x[c] - top - shift)
-
-
-def softmax(const real[:, ::1] x, real[:, ::1] y, int num_threads):
-    """y = exp(x) / sum(exp(x)) along the last axis."""
-    cdef Py_ssize_t n, N = x.shape[0], C = x.shape[1]
-    cdef int threads = num_threads if N * C > 4096 else 1
-    for n in prange(N, num_threads=threads, nogil=True):
-        softmax_row(&x[n, 0], &y[n, 0], C)
-
-
-cdef void cross_entropy_row(const real* x, const int64_t* labels, const real* targets,
-                            Py_ssize_t n, real* dx, double* loss, Py_ssize_t C,
-                            double N) noexcept nogil:
-    """Loss of row n and its gradient; one of `labels` and `targets` is NULL."""
-    cdef Py_ssize_t c
-    cdef Py_ssize_t label = labels[n] if labels != NULL else -1
-    cdef const real* target = targets + n * C if targets != NULL else NULL
-    cdef real top
-    cdef double shift = log_sum(x, C, &top)
-    cdef double weight = 1, p
-    if labels != NULL:
-        loss[0] = shift - (<double> x[label] - top)
-    else:
-        weight = 0
-        loss[0] = 0
-        for c in range(C):
-            weight += target[c]
-            if target[c] != 0:  # 0 * log(0) counts as 0
-                loss[0] += target[c] * (shift - (<double> x[c] - top))
-    for c in range(C):
-        p = weight * exp(<double> x[c] - top - shift)
-        p -= (1.0 if c == label else 0.0) if labels != NULL else target[c]
-        dx[c] = <real> (p / N)
-
-
-def softmax_cross_entropy(const real[:, ::1] x, labels, targets, real[:, ::1] dx,
-                          double[::1] losses, int num_threads):
-    """Mean loss, each row's in `losses`; either integer `labels` or `targets` like x is None."""
-    cdef const int64_t[::1] label = labels
-    cdef const real[:, ::1] target = targets
-    cdef Py_ssize_t n, N = x.shape[0], C = x.shape[1]
-    cdef int threads = num_threads if N * C > 4096 else 1
-    cdef const int64_t* places = NULL
-    cdef const real* rows = NULL
-    cdef double total = 0
-    if N == 0:
-        return 0.0
-    if target is None:
-        places = &label[0]
-    else:
-        rows = &target[0, 0]
-    for n in prange(N, num_threads=threads, nogil=True):
-        cross_entropy_row(&x[n, 0], places, rows, n, &dx[n, 0], &losses[n], C, N)
-    for n in range(N):  # one order for any number of threads
-        total += losses[n]
-    return total / N
 
 
 cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, real rate,

@@ -69,6 +69,35 @@ cdef class Convolution(Operation):
         return 0
 
 
+cdef class TransposedConvolution(Operation):
+    """y = the transposed convolution of x and w, + b, perhaps with ReLU; `dx`, `db` and `b` may be None.
+
+    `plan` is that of the convolution from y to x.
+    """
+    cdef ConvPlan plan
+    cdef Buffer x, w, b, y, dy, dx, dw, db
+    cdef bint relu
+    cdef Py_ssize_t count
+
+    def __init__(self, ConvPlan plan, Buffer x, Buffer w, Buffer b, bint relu, Buffer y,
+                 Buffer dy=None, Buffer dx=None, Buffer dw=None, Buffer db=None):
+        self.plan, self.x, self.w, self.b, self.relu, self.y = plan, x, w, b, relu, y
+        self.dy, self.dx, self.dw, self.db = dy, dx, dw, db
+        N, OH, OW, K = plan.x
+        self.count = N * OH * OW * K
+
+    cdef int forward(self, int num_threads) except -1:
+        self.plan.compute_dx(at(self.x), at(self.w), at(self.y), num_threads, at(self.b), self.relu)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        if self.relu:
+            relu_back(at(self.dy), at(self.y), at(self.dy), self.count, num_threads)
+        self.plan.compute_transpose_back(at(self.dy), at(self.x), at(self.w), at(self.dx), at(self.dw),
+                                         at(self.db), num_threads)
+        return 0
+
+
 cdef class ConvolutionMaxPool(Operation):
     """Convolution, bias, perhaps ReLU, and max pooling; `dx`, `db` and `b` may be None."""
     cdef ConvPoolPlan plan
@@ -107,6 +136,27 @@ cdef class Rectify(Operation):
     cdef int backward(self, int num_threads) except -1:
         if self.dx is not None:
             relu_back(at(self.dy), at(self.y), at(self.dx), self.count, num_threads)
+        return 0
+
+
+cdef class Activate(Operation):
+    """y = the activation `kind` of x, with its parameter `a`; `dx` may be None."""
+    cdef Buffer x, y, dy, dx
+    cdef Py_ssize_t count
+    cdef int kind
+    cdef real a
+
+    def __init__(self, int kind, double a, Py_ssize_t count, Buffer x, Buffer y, Buffer dy=None,
+                 Buffer dx=None):
+        self.kind, self.a, self.count, self.x, self.y, self.dy, self.dx = kind, a, count, x, y, dy, dx
+
+    cdef int forward(self, int num_threads) except -1:
+        activate_all(self.kind, self.a, at(self.x), at(self.y), self.count, num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        if self.dx is not None:
+            slope_all(self.kind, self.a, at(self.dy), at(self.y), at(self.dx), self.count, num_threads)
         return 0
 
 

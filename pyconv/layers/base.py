@@ -159,8 +159,13 @@ def activation_of(value: str | None) -> str | None:
     """None or "relu", the activations that the kernels fuse."""
     if value == "softmax":
         raise ValueError(
-            "`activation` is 'softmax', which no layer applies: leave it out. Networks end in "
-            "logits; the loss 'softmax_cross_entropy' and predict_proba apply the softmax"
+            "`activation` is 'softmax', which no layer with weights applies: leave it out. Networks end "
+            "in logits; the loss 'softmax_cross_entropy' and predict_proba apply the softmax"
+        )
+    if value in ("leaky_relu", "elu", "sigmoid", "tanh"):
+        raise ValueError(
+            f"`activation` is {value!r}, which layers with weights do not fuse; put "
+            f"Activation({value!r}) behind the layer"
         )
     return None if choose(value, "activation", (None, "linear", "relu")) == "linear" else value
 

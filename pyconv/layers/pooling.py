@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..functional import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from ..functional import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    global_avg_pool2d,
+    global_avg_pool2d_backward,
+    global_max_pool2d,
+    global_max_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 from ..geometry import pair
 from .base import Array, Layer, images, padding_of
 
@@ -84,6 +93,22 @@ class AveragePooling2D(_Pooling2D):
         return avg_pool2d_backward(dy, x_shape, **self._options) if need_dx else None
 
 
+class GlobalMaxPooling2D(Layer):
+    """Maximum of each channel over the whole image: (H, W, C) -> (C,)."""
+
+    def forward(self, x: Array, training: bool) -> Array:
+        images(self, x.shape[1:])
+        if not training:
+            return global_max_pool2d(x)
+        y, indices = global_max_pool2d(x, return_indices=True)
+        self.cache = indices, x.shape
+        return y
+
+    def backward(self, dy: Array, need_dx: bool) -> Array | None:
+        indices, x_shape = self.take_cache()
+        return global_max_pool2d_backward(dy, indices, x_shape) if need_dx else None
+
+
 class GlobalAveragePooling2D(Layer):
     """Mean of each channel over the whole image: (H, W, C) -> (C,)."""
 
@@ -91,11 +116,8 @@ class GlobalAveragePooling2D(Layer):
         images(self, x.shape[1:])
         if training:
             self.cache = x.shape
-        return avg_pool2d(x, x.shape[1:3]).reshape(len(x), x.shape[3])
+        return global_avg_pool2d(x)
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         x_shape = self.take_cache()
-        if not need_dx:
-            return None
-        dy = dy.reshape(len(dy), 1, 1, -1)
-        return avg_pool2d_backward(dy, x_shape, x_shape[1:3])
+        return global_avg_pool2d_backward(dy, x_shape) if need_dx else None

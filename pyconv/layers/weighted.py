@@ -33,7 +33,12 @@ class _Weighted(Layer):
 
     def _draw(self, shape: Shape, groups: int, rng: np.random.Generator) -> dict[str, Array]:
         *taps, fan_in, c_out = shape
-        fan_in, fan_out = math.prod(taps) * fan_in, math.prod(taps) * c_out // groups
+        fans = math.prod(taps) * fan_in, math.prod(taps) * c_out // groups
+        return self._initial(shape, *fans, c_out, rng)
+
+    def _initial(
+        self, shape: Shape, fan_in: int, fan_out: int, c_out: int, rng: np.random.Generator
+    ) -> dict[str, Array]:
         params = {"w": initial_values(self.kernel_initializer, shape, fan_in, fan_out, rng)}
         if self.use_bias:
             params["b"] = initial_values(self.bias_initializer, (c_out,), fan_in, fan_out, rng)
