@@ -326,7 +326,7 @@ def test_pools_with_a_window_in_the_padding_are_refused(item):
     refused = drawn("pool", item)[1]
     for case in refused:
         for pool in (pyconv.max_pool2d, pyconv.avg_pool2d):
-            with pytest.raises(ValueError, match="wholly into the padding|output would be empty"):
+            with pytest.raises(ValueError, match=r"wholly into the padding|output would be empty"):
                 pool(np.zeros(case.x_shape), case.window, **case.options)
     assert len(refused) > 20
 
