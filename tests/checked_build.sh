@@ -7,7 +7,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-selected=(test_random_geometries test_conv_pool test_dense test_winograd)
+selected=(test_random_geometries test_special_values test_conv_pool test_dense test_winograd)
 case "${1:-}" in
     "")
         selected+=(test_conv test_depthwise test_layers test_manners test_model test_onnx test_pool
