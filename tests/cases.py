@@ -87,6 +87,7 @@ CONVOLUTIONS = [
     Conv("groups-3-same", (1, 4, 5, 9), (3, 2), 6, {"groups": 3, "padding": "same"}),
     Conv("groups-everything", (1, 7, 8, 6), (3, 2), 4,
          {"groups": 2, "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}),
+    Conv("groups-fill-a-vector", (2, 3, 3, 4), (2, 2), 16, {"groups": 2}),
     Conv("depthwise", (2, 5, 6, 7), (3, 3), 7, {"groups": 7, "padding": "same"}),
     Conv("depthwise-multiplier", (1, 5, 6, 3), (3, 3), 6, {"groups": 3, "stride": 2}),
     Conv("channels-5-to-17", (1, 4, 4, 5), (3, 3), 17, {"padding": "same"}),
@@ -121,6 +122,9 @@ POOLS = [
          {"stride": (3, 4), "padding": ((1, 2), (0, 1)), "ceil_mode": True}),
     Pool("ceil-dilated", (1, 8, 9, 2), 2, {"stride": 3, "dilation": 2, "ceil_mode": True}),
     Pool("ceil-same", (1, 5, 6, 2), 3, {"stride": 2, "padding": "same", "ceil_mode": True}),
+    Pool("ceil-far-behind", (1, 7, 2, 5), (4, 3),
+         {"padding": ((1, 6), (1, 5)), "ceil_mode": True}),
+    Pool("window-over-image", (1, 2, 3, 2), 5, {"stride": 1, "padding": 2}),
     Pool("channels-17", (1, 4, 4, 17), 2),
     Pool("channels-40", (2, 5, 5, 40), 3, {"stride": 2, "padding": "same"}),
 ]  # fmt: skip

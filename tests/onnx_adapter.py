@@ -142,13 +142,16 @@ def global_max_pool(x, **_):
     return y.reshape(*x.shape[:2], *(1 for _ in x.shape[2:]))
 
 
-def batch_normalization(x, scale, bias, mean, variance, *, outputs, epsilon=1e-5, momentum=0.9,
+def batch_normalization(x, scale, bias, mean, variance, *, epsilon=1e-5, momentum=0.9,
                         training_mode=0, **_):  # fmt: skip
-    images = to_nhwc(x[:, :, None] if x.ndim == 2 else x)
+    rows = np.moveaxis(x, 1, -1)
     if not training_mode:
-        y = pyconv.batch_norm(images, scale, bias, mean, variance, epsilon=epsilon)
-        return from_nhwc(y, x).reshape(x.shape)
-    raise NotOursError("statistics of the batch")
+        y = pyconv.batch_norm(rows, scale, bias, mean=mean, var=variance, epsilon=epsilon)
+        return np.moveaxis(y, -1, 1)
+    moving = mean.copy(), variance.copy()
+    y, _, _ = pyconv.batch_norm(
+        rows, scale, bias, epsilon=epsilon, moving=moving, momentum=momentum)
+    return np.moveaxis(y, -1, 1), *moving
 
 
 def softmax(x, *, opset, axis=None, **_):
@@ -163,13 +166,15 @@ def softmax_cross_entropy_loss(logits, labels, weights=None, *, outputs, reducti
                                ignore_index=None, **_):  # fmt: skip
     if reduction == b"none":
         raise NotOursError("a loss for each row")
-    if weights is not None:
-        raise NotOursError("class weights")
     C = logits.shape[1]
     rows, places = np.moveaxis(logits, 1, -1).reshape(-1, C), labels.reshape(-1)
     kept = np.ones(len(rows), bool) if ignore_index is None else places != ignore_index
-    loss, _ = pyconv.softmax_cross_entropy(rows[kept], places[kept])
-    loss = logits.dtype.type(loss * (kept.sum() if reduction == b"sum" else 1))
+    rows, places = rows[kept], places[kept]
+    weighted = {} if weights is None else {"class_weight": weights}
+    loss, _ = pyconv.softmax_cross_entropy(rows, places, **weighted)
+    total = loss * len(rows)
+    share = len(rows) if weights is None else weights[places].sum()
+    loss = logits.dtype.type(total if reduction == b"sum" else total / share)
     if outputs == 1:
         return np.asarray(loss)
     return np.asarray(loss), np.log(softmax(logits, opset=13, axis=1))
