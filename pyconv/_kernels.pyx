@@ -24,5 +24,7 @@ include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling
 include "kernels/pool_average.pxi"  # average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
+include "kernels/batch_norm.pxi"   # batch normalization, ReLU and a sum as one
 include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
+include "kernels/program.pxi"      # operations of a network, bound to memory
 include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

@@ -8,8 +8,6 @@ call, whatever the layers are.
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
@@ -17,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import fusion, losses, optimizers, serialization
+from . import fusion, losses, optimizers, serialization, summary
 from ._arguments import choose, named_keywords, real
 from .callbacks import Callback, History, Logs, progress
-from .functional import softmax
+from .functional import get_num_threads, softmax
 from .geometry import integer
 from .layers import Layer, Shape
+from .layers.base import checked_layers, names_of
 from .optimizers import Optimizer
+from .program import Programs
 
 Array = NDArray[Any]
 Shuffle = bool | Callable[[int], ArrayLike]
@@ -47,8 +47,10 @@ class Sequential:
         Of parameters, activations and gradients; inputs of any other number type are converted
         batch by batch.
     fuse : bool, default True
-        Let one kernel compute neighbouring layers where it can, such as a convolution, its ReLU and
-        the max pooling behind it. Outputs are the same; gradients are summed in another order.
+        Compute neighbouring layers as one where that saves time: a convolution, its ReLU and the max
+        pooling behind it; a batch normalization, the sum of a `Residual` and a ReLU. In prediction,
+        batch normalizations become part of the weights before them. Results are the same up to
+        rounding. `summary` shows what was fused.
 
     Attributes
     ----------
@@ -89,8 +91,8 @@ class Sequential:
         dtype: str = "float32",
         fuse: bool = True,
     ) -> None:
-        self.layers = _checked_layers(layers)
-        self.names = _names(self.layers)
+        self.layers = checked_layers(layers)
+        self.names = names_of(self.layers)
         self.seed = seed
         self.rng = _generator(seed)
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
@@ -141,11 +143,14 @@ class Sequential:
                 params[name] = self.parameters[part].reshape(array.shape)
                 grads[name] = self.gradients[part].reshape(array.shape)
                 start = part.stop
-            layer.bind(params, grads)
-        self._spans = fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers]
-        self._steps = [step for step, _ in self._spans]
-        trainable = [i for i, step in enumerate(self._steps) if step.params]
-        self._first_trainable = min(trainable, default=len(self._steps))
+            state = {name: array.astype(self.dtype) for name, array in layer.state.items()}
+            layer.bind(params, grads, state)
+        self._spans: fusion.Spans = (
+            fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers])
+        starts = accumulate((count for _, count in self._spans), initial=0)
+        self._programs = Programs(
+            [(step, " + ".join(self.names[start : start + count]))
+             for start, (step, count) in zip(starts, self._spans, strict=False)], self.dtype)
 
     def _check_built(self) -> None:
         if not self.built:
@@ -180,17 +185,32 @@ class Sequential:
     # One batch
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Outputs for a batch `x`; with `training` the layers keep what `backward` needs."""
-        x = x.astype(self.dtype, copy=False)
-        for step in self._steps:
-            x = step.forward(x, training)
-        return x
+        """Outputs for a batch `x`; with `training` what `backward` needs is kept."""
+        if not len(x):
+            return np.empty((0, *self.output_shape), self.dtype)
+        program, free = self._programs.borrow(x.shape, training)
+        y = program.forward(x, get_num_threads()).copy()
+        if training:
+            self._running = program
+        free.append(program)
+        return y
+
+    def profile(self, x: Array, rounds: int = 10) -> list[dict[str, Any]]:
+        """Where the time of a training step on a batch `x` goes, the best of `rounds`.
+
+        Returns
+        -------
+        list of dict
+            "operation", the names of its layers; seconds "forward" and "backward".
+        """
+        program, free = self._programs.borrow(x.shape, training=True)
+        times = program.times(x, get_num_threads(), rounds)
+        free.append(program)
+        return times
 
     def backward(self, dy: Array) -> None:
         """Fill `gradients` from the gradient `dy` by the outputs of the last training pass."""
-        dx: Any = dy  # None only at the end, where no layer asks for it
-        for i in range(len(self._steps) - 1, self._first_trainable - 1, -1):
-            dx = self._steps[i].backward(dx, need_dx=i > self._first_trainable)
+        self._running.backward(dy, get_num_threads())
 
     def _step(self, x: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
         """One update by a minibatch; its mean loss and the logits before the update."""
@@ -458,15 +478,16 @@ class Sequential:
         return self.parameters.size
 
     def get_weights(self) -> list[Array]:
-        """Copies of all parameters, in the order of the layers, w before b."""
+        """Copies of all weights in the order of the layers: w, b, or gamma, beta, moving mean, variance.
+        """
         self._check_built()
-        return [array.copy() for layer in self.layers for array in layer.params.values()]
+        return [array.copy() for layer in self.layers for array in layer.weights.values()]
 
     @named_keywords
     def set_weights(self, weights: Iterable[ArrayLike]) -> None:
-        """Replace all parameters by arrays as `get_weights` gives them."""
+        """Replace all weights by arrays as `get_weights` gives them."""
         self._check_built()
-        views = [array for layer in self.layers for array in layer.params.values()]
+        views = [array for layer in self.layers for array in layer.weights.values()]
         values = [np.asarray(array) for array in weights]
         shapes, given = [view.shape for view in views], [value.shape for value in values]
         if shapes != given:
@@ -477,23 +498,7 @@ class Sequential:
     def summary(self) -> None:
         """Print a table of the layers, their output shapes and their numbers of parameters."""
         self._check_built()
-        rows = [("Layer (type)", "Output shape", "Params", "")]
-        # Of the layers that one kernel computes, all but the first say which layer they run with.
-        counts = [count for _, count in self._spans]
-        heads = [
-            f"  fused into {self.names[start]}" if i else ""
-            for start, count in zip(accumulate(counts, initial=0), counts, strict=False)
-            for i in range(count)
-        ]
-        for name, layer, head in zip(self.names, self.layers, heads, strict=True):
-            count = sum(array.size for array in layer.params.values())
-            shape = f"({', '.join(map(str, ('None', *(layer.output_shape or ()))))})"
-            rows.append((f"{name} ({type(layer).__name__})", shape, f"{count:,}", head))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}{d}" for a, b, c, d in rows]
-        rule = "-" * len(lines[0])
-        total = f"Parameters: {self.count_params():,} ({self.parameters.nbytes / 1024:,.1f} KiB)"
-        print("\n".join([lines[0], rule, *lines[1:], rule, total]))
+        print(summary.table(self))
 
     @named_keywords
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -535,23 +540,6 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
         raise ValueError(f"the model in {os.fspath(path)} is damaged: {error}") from error
 
 
-def _checked_layers(layers: Iterable[Layer]) -> list[Layer]:
-    if isinstance(layers, Layer):
-        raise TypeError("`layers` is a single layer; expected a list of layers")
-    layers = list(layers)
-    if not layers:
-        raise ValueError("`layers` is empty; a model has at least one layer")
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"`layers` holds {layer!r}; expected a layer, as in Conv2D(8, 3)")
-        if layer.output_shape is not None or layer in layers[:i]:
-            raise ValueError(
-                f"`layers` holds at {i} a {type(layer).__name__} that is in use already; "
-                "make a new layer for each place"
-            )
-    return layers
-
-
 def _generator(seed: int | None) -> np.random.Generator:
     if not (seed is None or (isinstance(seed, int | np.integer) and seed >= 0)):
         raise ValueError(f"`seed` is {seed!r}; expected None or an integer >= 0")
@@ -564,14 +552,3 @@ def _checked_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
         if not isinstance(callback, Callback):
             raise TypeError(f"`callbacks` holds {callback!r}; expected objects of class Callback")
     return callbacks
-
-
-def _names(layers: list[Layer]) -> list[str]:
-    """Keras's names: conv2d, max_pooling2d, conv2d_1, ..."""
-    seen: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
-        names.append(f"{kind}_{seen[kind]}" if seen[kind] else kind)
-        seen[kind] += 1
-    return names

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import layers, optimizers
-from ._arguments import choose
+from . import optimizers
 from ._version import __version__
-from .layers import Layer, Shape
+from .layers import Shape
+from .layers.base import describe, restored
 
 if TYPE_CHECKING:
     from .model import Sequential
@@ -33,13 +33,6 @@ Array = NDArray[Any]
 Config = dict[str, Any]
 
 
-LAYERS: dict[str, type[Layer]] = {
-    name: value
-    for name, value in vars(layers).items()
-    if isinstance(value, type) and issubclass(value, Layer)
-}
-
-
 def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
     """All of a model: what JSON can say, and arrays by name.
 
@@ -48,13 +41,8 @@ def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
     TypeError
         If a layer or the optimizer is not pyconv's own.
     """
-    for layer in model.layers:
-        if LAYERS.get(type(layer).__name__) is not type(layer):
-            raise TypeError(f"{type(layer)} is no layer of pyconv: it cannot be saved or copied")
     config: dict[str, Any] = {
-        "layers": [
-            {"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers
-        ],
+        "layers": [describe(layer) for layer in model.layers],
         "input_shape": model.input_shape if model.built else None,
         "seed": model.seed,
         "fuse": model.fuse,
@@ -90,10 +78,7 @@ def unpack(make: type[Sequential], config: Config, arrays: dict[str, Array]) -> 
         If `config` and `arrays` are not what `pack` gives.
     """
     model = make(
-        [
-            LAYERS[choose(entry["class"], "class", LAYERS)](**_tuples(entry["config"]))
-            for entry in config["layers"]
-        ],
+        [restored(_tuples(entry)) for entry in config["layers"]],
         input_shape=config["input_shape"],
         seed=config["seed"],
         dtype=config["dtype"],
@@ -200,7 +185,7 @@ def _weights_by_name(model: Sequential) -> dict[str, Array]:
     return {
         f"weights/{layer_name}/{name}": array
         for layer_name, layer in zip(model.names, model.layers, strict=True)
-        for name, array in layer.params.items()
+        for name, array in layer.weights.items()
     }
 
 

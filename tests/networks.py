@@ -7,6 +7,7 @@ from pyconv import zoo
 from pyconv.layers import (
     Activation,
     AveragePooling2D,
+    BatchNormalization,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -16,6 +17,7 @@ from pyconv.layers import (
     MaxPooling2D,
     ReLU,
     Rescaling,
+    Residual,
     ZeroPadding2D,
 )
 from pyconv.model import Sequential
@@ -67,6 +69,27 @@ NETWORKS = {
         Conv2D(6, 2, groups=2, activation="relu"),
         MaxPooling2D(2, padding="same"),
         Flatten(),
+        Dense(3),
+    ],
+    "residual": lambda: [
+        Conv2D(4, 3, 2, use_bias=False),
+        BatchNormalization(0.9),
+        ReLU(),
+        Residual([
+            Conv2D(6, 3, padding="same"), BatchNormalization(0.5), ReLU(),
+            Conv2D(6, 3, padding="same", use_bias=False), BatchNormalization(),
+        ], [Conv2D(6, 1), BatchNormalization()]),
+        ReLU(),
+        Conv2D(5, 3),
+        BatchNormalization(0.9, 0.1),
+        ReLU(),
+        MaxPooling2D(2),
+        Residual(Residual(Conv2D(5, 1, activation="relu"))),
+        ReLU(),
+        Residual([BatchNormalization(), ReLU(), Conv2D(5, 1)]),
+        Flatten(),
+        Dense(4),
+        BatchNormalization(),
         Dense(3),
     ],
 }

@@ -102,6 +102,54 @@ OPERATIONS = [
         ),
     ),
     Operation(
+        "batch_norm",
+        {"x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "residual": (N, 9, 10, 17)},
+        lambda x, gamma, beta, residual, **o: pyconv.batch_norm(
+            x, gamma, beta, residual=residual, activation="relu", **o
+        ),
+    ),
+    Operation(
+        "batch_norm of many pixels",
+        {"x": (N, 40, 41, 6), "gamma": (6,), "beta": (6,)},
+        lambda x, gamma, beta, **o: pyconv.batch_norm(x, gamma, beta, activation="relu", **o),
+    ),
+    Operation(
+        "batch_norm with given statistics",
+        {"x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "mean": (17,), "var": (17,)},
+        lambda x, gamma, beta, mean, var, **o: pyconv.batch_norm(
+            x, gamma, beta, mean=mean, var=abs(var), **o
+        ),
+    ),
+    Operation(
+        "batch_norm_backward",
+        {"dy": (N, 9, 10, 17), "x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "mean": (17,),
+         "var": (17,), "y": (N, 9, 10, 17)},
+        lambda dy, x, gamma, beta, mean, var, y, **o: pyconv.batch_norm_backward(
+            dy, x, gamma, beta, mean, abs(var), y=y, activation="relu",
+            need=("x", "gamma", "beta", "residual"), **o
+        ),
+    ),
+    Operation(
+        "batch_norm_backward of many pixels",
+        {"dy": (N, 40, 41, 6), "x": (N, 40, 41, 6), "gamma": (6,), "beta": (6,), "mean": (6,),
+         "var": (6,)},
+        lambda dy, x, gamma, beta, mean, var, **o: pyconv.batch_norm_backward(
+            dy, x, gamma, beta, mean, abs(var), activation="relu", **o
+        )[:3],
+    ),
+    Operation(
+        "fold_batch_norm",
+        {"w": (3, 3, 5, 17), "b": (17,), "gamma": (17,), "beta": (17,), "mean": (17,), "var": (17,)},
+        lambda w, b, gamma, beta, mean, var, **o: functional.fold_batch_norm(
+            w, b, gamma, beta, mean, abs(var), **o
+        ),
+    ),
+    Operation(
+        "add",
+        {"x": (N, 9, 10, 17), "r": (N, 9, 10, 17)},
+        lambda x, r, **o: functional.add(x, r, activation="relu", **o),
+    ),
+    Operation(
         "dense",
         {"x": (N, 37), "w": (37, 19), "b": (19,)},
         lambda x, w, b, **o: pyconv.dense(x, w, b, activation="relu", **o),

@@ -177,6 +177,54 @@ def avg_pool2d_backward(dy, x_shape, window, *, count_include_pad=False, **optio
     return dx.astype(dy.dtype)
 
 
+# ------------------------------------------------------------------------------ normalization
+
+
+def channel_values(x):
+    """Of each channel, the last axis, its values as Python floats."""
+    return [[float(v) for v in x[..., c].ravel()] for c in range(x.shape[-1])]
+
+
+def batch_norm(
+    x, gamma, beta, *, mean=None, var=None, epsilon=1e-3, residual=None, activation=None
+):
+    """(y, mean, var): y = (x - mean) / sqrt(var + epsilon) * gamma + beta + residual."""
+    if mean is None:
+        values = channel_values(x)
+        mean = [math.fsum(v) / len(v) for v in values]
+        var = [
+            math.fsum((a - m) ** 2 for a in v) / len(v)
+            for v, m in zip(values, mean, strict=True)
+        ]
+    mean, var = np.array(mean, float), np.array(var, float)
+    y = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        scale = gamma.item(c) / math.sqrt(var.item(c) + epsilon)
+        y[index] = (x.item(index) - mean.item(c)) * scale + beta.item(c)
+        if residual is not None:
+            y[index] += residual.item(index)
+    y = y.astype(x.dtype)
+    return relu(y) if activation == "relu" else y, mean.astype(x.dtype), var.astype(x.dtype)
+
+
+def batch_norm_backward(dy, x, gamma, mean, var, *, epsilon=1e-3, y=None):
+    """(dx, dgamma, dbeta, dresidual); with y, of a ReLU's output, dy counts where y > 0 alone."""
+    g, n = np.zeros(x.shape), np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        g[index] = 0.0 if y is not None and y.item(index) <= 0 else dy.item(index)
+        n[index] = (x.item(index) - float(mean[c])) / math.sqrt(float(var[c]) + epsilon)
+    dbeta = [math.fsum(values) for values in channel_values(g)]
+    dgamma = [math.fsum(values) for values in channel_values(g * n)]
+    dx, pixels = np.zeros(x.shape), x.size // x.shape[-1]
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        rest = g.item(index) - dbeta[c] / pixels - n.item(index) * dgamma[c] / pixels
+        dx[index] = gamma.item(c) / math.sqrt(float(var[c]) + epsilon) * rest
+    return tuple(np.array(array).astype(x.dtype) for array in (dx, dgamma, dbeta, g))
+
+
 # -------------------------------------------------------------- dense layers, losses, updates
 
 

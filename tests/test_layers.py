@@ -10,6 +10,7 @@ from pyconv import initializers
 from pyconv.layers import (
     Activation,
     AveragePooling2D,
+    BatchNormalization,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -19,6 +20,7 @@ from pyconv.layers import (
     MaxPooling2D,
     ReLU,
     Rescaling,
+    Residual,
     ZeroPadding2D,
 )
 
@@ -56,6 +58,29 @@ LAYERS = [
     (Activation("linear"), (5,), (5,), {}),
     (ReLU(), (5,), (5,), {}),
     (Dropout(0.4), (4, 5, 3), (4, 5, 3), {}),
+    (BatchNormalization(0.9, 0.01), (4, 5, 3), (4, 5, 3), {"gamma": (3,), "beta": (3,)}),
+    (BatchNormalization(), (5,), (5,), {"gamma": (5,), "beta": (5,)}),
+    (Residual(Dense(5, use_bias=False)), (5,), (5,), {"body/dense/w": (5, 5)}),
+    (Residual([Flatten()], Flatten()), (2, 3, 1), (6,), {}),
+    (
+        Residual(
+            [Conv2D(4, 3, padding="same"), BatchNormalization(), ReLU(), Residual(Conv2D(4, 1))],
+            [Conv2D(4, 1, use_bias=False), BatchNormalization()],
+        ),
+        (4, 5, 3),
+        (4, 5, 4),
+        {
+            "body/conv2d/w": (3, 3, 3, 4),
+            "body/conv2d/b": (4,),
+            "body/batch_normalization/gamma": (4,),
+            "body/batch_normalization/beta": (4,),
+            "body/residual/body/conv2d/w": (1, 1, 4, 4),
+            "body/residual/body/conv2d/b": (4,),
+            "shortcut/conv2d/w": (1, 1, 3, 4),
+            "shortcut/batch_normalization/gamma": (4,),
+            "shortcut/batch_normalization/beta": (4,),
+        },
+    ),
 ]
 each_layer = pytest.mark.parametrize(
     ("layer", "input_shape", "output_shape", "param_shapes"),
@@ -239,6 +264,13 @@ def test_bias_initializer(rng):
         (lambda: ZeroPadding2D(((1, 2, 3), (0, 0))), ValueError, "padding"),
         (lambda: ZeroPadding2D((1, 2, 3)), ValueError, r"`padding` is \(1, 2, 3\)"),
         (lambda: MaxPooling2D(0), ValueError, "`pool_size` is 0"),
+        (lambda: BatchNormalization(1), ValueError, "`momentum` is 1; expected"),
+        (lambda: BatchNormalization(epsilon=-1), ValueError, "`epsilon` is -1"),
+        (lambda: Residual([]), ValueError, "`body` is empty"),
+        (lambda: Residual(Flatten(), []), ValueError, "`shortcut` is empty"),
+        (lambda: Residual(Flatten), TypeError, "`body` is .*Flatten.*; expected a layer"),
+        (lambda: Residual([Flatten]), TypeError, "holds .*Flatten.*; expected a layer"),
+        (lambda: Residual([Flatten()] * 2), ValueError, "holds at 1 a Flatten .* in use"),
     ],
 )
 def test_bad_arguments(make, error, message):
@@ -257,6 +289,8 @@ def test_bad_arguments(make, error, message):
         (Conv2D(8, 3, groups=2), (4, 4, 3), "`groups` is 2, which must divide the 3 channels"),
         (Conv2D(8, 5), (4, 4, 3), "5x5.*4x4"),
         (MaxPooling2D(5), (4, 4, 3), "5x5.*4x4"),
+        (Residual(Conv2D(8, 5)), (4, 4, 3), "body: layer conv2d: .*5x5.*4x4"),
+        (Residual(Conv2D(4, 1)), (4, 4, 3), r"\(4, 4, 4\), and `shortcut`, which gives \(4, 4, 3\)"),
     ],
 )
 def test_inputs_that_do_not_suit(layer, input_shape, message, rng):

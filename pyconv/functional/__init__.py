@@ -20,12 +20,26 @@ from .convolution import (
     conv2d_max_pool2d,
     conv2d_max_pool2d_backward,
 )
-from .dense_layers import dense, dense_backward, relu, relu_backward, softmax, softmax_cross_entropy
+from .dense_layers import (
+    add,  # noqa: F401  (for layers)
+    dense,
+    dense_backward,
+    relu,
+    relu_backward,
+    softmax,
+    softmax_cross_entropy,
+)
+from .normalization import (
+    batch_norm,
+    batch_norm_backward,
+    fold_batch_norm,  # noqa: F401  (for fusion)
+)
 from .optimize import adam_step, sgd_step
 from .pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
-    "adam_step", "avg_pool2d", "avg_pool2d_backward", "conv2d", "conv2d_algorithm", "conv2d_backward",
+    "adam_step", "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "conv2d",
+    "conv2d_algorithm", "conv2d_backward",
     "conv2d_max_pool2d", "conv2d_max_pool2d_backward", "dense", "dense_backward", "get_num_threads",
     "info", "max_pool2d", "max_pool2d_backward", "relu", "relu_backward", "set_algorithm",
     "set_num_threads", "sgd_step", "softmax", "softmax_cross_entropy", "threads",

@@ -99,6 +99,18 @@ def cached_pool(x_shape: Any, types: Any, *arguments: Any) -> Problem:
     return Problem(pool_geometry(x_shape, *arguments))
 
 
+class _BatchNormProblem(Problem):
+    __slots__ = ()
+
+    def new_plan(self, module: ModuleType) -> Any:
+        return module.BatchNormPlan(*self.geometry)
+
+
+@lru_cache(maxsize=_PLANS)
+def cached_batch_norm(pixels: int, channels: int) -> Problem:
+    return _BatchNormProblem((pixels, channels))
+
+
 _PLAIN = {int, str, type(None), bool}
 
 

@@ -109,6 +109,36 @@ def relu_backward(dy: Array, y: Array, *, num_threads: int | None = None) -> Arr
     return dx
 
 
+def add(
+    x: Array, r: Array, *, activation: str | None = None, num_threads: int | None = None
+) -> Array:
+    """y = x + r, then ReLU if asked.
+
+    Parameters
+    ----------
+    x, r : ndarray of one shape, float32 or float64
+    activation : {None, "relu"}
+    num_threads : int, optional
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of `x`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> add(np.array([1.0, 2.0]), np.array([3.0, -5.0]), activation="relu")
+    array([4., 0.])
+    """
+    x = as_real(x, "add", "x")
+    r = of_shape(r, x.shape, "add", "r", x, "that of `x`")
+    relu = activation_is_relu(activation, "add")
+    count = _threads.resolve(num_threads)
+    y = empty(x.shape, x.dtype, "add")
+    _dispatch.active.modules[x.dtype.char].add(x.reshape(-1), r.reshape(-1), y.reshape(-1), relu, count)
+    return y
+
+
 def softmax(x: Array, *, num_threads: int | None = None) -> Array:
     """exp(x) / sum(exp(x)) along the last axis, computed without overflow.
 

@@ -14,16 +14,17 @@ cdef void relu_span(const real* x, real* y, Py_ssize_t count) noexcept nogil:
         y[i] = 0 if x[i] < 0 else x[i]  # NaN stays: it is not below 0
 
 
-def relu(const real[::1] x, real[::1] y, int num_threads):
-    """y = max(x, 0), NaN kept."""
-    cdef Py_ssize_t item, count = x.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &x[0]
-    cdef real* target = &y[0]
+cdef relu_forward(const real* x, real* y, Py_ssize_t count, int num_threads):
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_span(source + item * SPAN, target + item * SPAN, min(SPAN, count - item * SPAN))
+        relu_span(x + item * SPAN, y + item * SPAN, min(SPAN, count - item * SPAN))
+
+
+def relu(const real[::1] x, real[::1] y, int num_threads):
+    """y = max(x, 0), NaN kept."""
+    if x.shape[0]:
+        relu_forward(&x[0], &y[0], x.shape[0], num_threads)
 
 
 cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t count) noexcept nogil:
@@ -32,18 +33,43 @@ cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t cou
         dx[i] = 0 if y[i] <= 0 else dy[i]
 
 
-def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
-    """dx = dy where y > 0 (or y is NaN), else 0."""
-    cdef Py_ssize_t item, count = dy.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &dy[0]
-    cdef const real* output = &y[0]
-    cdef real* target = &dx[0]
+cdef relu_back(const real* dy, const real* y, real* dx, Py_ssize_t count, int num_threads):
+    """dx may be dy."""
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_back_span(source + item * SPAN, output + item * SPAN, target + item * SPAN,
+        relu_back_span(dy + item * SPAN, y + item * SPAN, dx + item * SPAN,
                        min(SPAN, count - item * SPAN))
+
+
+def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
+    """dx = dy where y > 0 (or y is NaN), else 0."""
+    if dy.shape[0]:
+        relu_back(&dy[0], &y[0], &dx[0], dy.shape[0], num_threads)
+
+
+cdef void add_span(const real* x, const real* r, real* y, bint relu, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real v
+    for i in range(count):
+        v = x[i] + r[i]
+        y[i] = 0 if relu and v < 0 else v
+
+
+cdef add_arrays(const real* x, const real* r, real* y, bint relu, Py_ssize_t count,
+                int num_threads):
+    """y may be x or r."""
+    cdef Py_ssize_t item
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        add_span(x + item * SPAN, r + item * SPAN, y + item * SPAN, relu,
+                 min(SPAN, count - item * SPAN))
+
+
+def add(const real[::1] x, const real[::1] r, real[::1] y, bint relu, int num_threads):
+    """y = x + r, then ReLU if asked; y may be x or r."""
+    if x.shape[0]:
+        add_arrays(&x[0], &r[0], &y[0], relu, x.shape[0], num_threads)
 
 
 cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:

@@ -1,0 +1,646 @@
+# Batch normalization of P pixels by C channels: y = relu((x - mean) * scale + shift + r), and back.
+#
+# Memory takes the time: every pass reads each array once, front to back. Vectors lie along rows of
+# K = group * C numbers, which are `group` pixels side by side: whole vectors, and enough of them to
+# hide the latency of an addition, whatever C is. So mean, scale and shift are repeated `group` times.
+#
+# A work item is a number of blocks, and a block some rows. Its sums over the rows, K columns in `real`,
+# are folded to C channels, halves onto halves, and added up in double: first block by block, then item
+# by item. All of that depends on P and C alone.
+
+from cython.parallel cimport prange, threadid
+from libc.math cimport sqrt
+from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    #define SUM_VECTORS (VEC_BYTES / 8)   /* 3 vectors each (sum, square, center) fit the registers */
+    /* The first `count` numbers at p, then zeros; and the way back. */
+    static inline vec load_first(const real* p, Py_ssize_t count) {
+        vec a = {0};
+        for (Py_ssize_t l = 0; l < count; l++) a[l] = p[l];
+        return a;
+    }
+    static inline void store_first(real* p, vec a, Py_ssize_t count) {
+        for (Py_ssize_t l = 0; l < count; l++) p[l] = a[l];
+    }
+    /* dy where y is above 0 or NaN. */
+    static inline __attribute__((always_inline)) vec vec_gate(vec dy, vec y) {
+        return (vec) ((ivec) dy & ~(ivec) (y <= (vec) {0}));
+    }
+    """
+    const Py_ssize_t SUM_VECTORS
+    vec load_first(const real* p, Py_ssize_t count) noexcept nogil
+    void store_first(real* p, vec a, Py_ssize_t count) noexcept nogil
+    vec vec_gate(vec dy, vec y) noexcept nogil
+
+cdef enum:
+    NORM_ROW = 128       # numbers a row: 8 vectors of 16
+    NORM_ROW_MOST = 1024  # repeated parameters stay in L1
+    NORM_BLOCK = 8192    # numbers a block: few roundings a sum, and folding is cheap beside it
+    NORM_PIXELS = 64     # pixels a block at least: the same for many channels
+    NORM_ITEMS = 256     # most items: adding them up is one thread's work
+    # Where a ReLU's mask comes from
+    NO_RELU = 0
+    RELU_OF_Y = 1
+    RELU_OF_X = 2        # y = (x - mean) * scale + shift, again: x is read anyway
+
+
+# ------------------------------------------------------------------------------------ sums over rows
+
+cdef inline inlined moments_tile(
+    const Py_ssize_t nv, const real* x, Py_ssize_t rows, Py_ssize_t K, const real* center,
+    real* total, real* square,
+) noexcept nogil:
+    """`nv` columns of vectors: total += sum over rows of d = x - center, square += that of d * d."""
+    cdef vec[8] t, q, c
+    cdef vec d
+    cdef Py_ssize_t h, i
+    for i in range(nv):
+        t[i] = (<const vec*> (total + i * VL))[0]
+        q[i] = (<const vec*> (square + i * VL))[0]
+        c[i] = (<const vec*> (center + i * VL))[0]
+    for h in range(rows):
+        for i in range(nv):
+            d = (<const vec*> (x + h * K + i * VL))[0] - c[i]
+            t[i] = t[i] + d
+            q[i] = q[i] + d * d
+    for i in range(nv):
+        (<vec*> (total + i * VL))[0] = t[i]
+        (<vec*> (square + i * VL))[0] = q[i]
+
+
+cdef void moments_rest(const real* x, Py_ssize_t count, const real* center, real* total,
+                      real* square) noexcept nogil:
+    """The same for `count` numbers of one row."""
+    cdef Py_ssize_t i = 0, n
+    cdef vec d
+    while i < count:
+        n = min(VL, count - i)
+        d = first_lanes(load_first(x + i, n) - (<const vec*> (center + i))[0], n)
+        (<vec*> (total + i))[0] = (<vec*> (total + i))[0] + d
+        (<vec*> (square + i))[0] = (<vec*> (square + i))[0] + d * d
+        i += VL
+
+
+cdef inline vec gated(const int mask, vec dy, vec x, const real* y, const real* scale,
+                      const real* shift) noexcept nogil:
+    """dy behind the ReLU's mask; x is centered."""
+    if mask == RELU_OF_Y:
+        return vec_gate(dy, (<const vec*> y)[0])
+    if mask == RELU_OF_X:
+        return vec_gate(dy, x * (<const vec*> scale)[0] + (<const vec*> shift)[0])
+    return dy
+
+
+cdef inline inlined gradient_tile(
+    const Py_ssize_t nv, const int mask, const bint keep, const real* dy, const real* y,
+    const real* x, Py_ssize_t rows, Py_ssize_t K, const real* mean, const real* scale,
+    const real* shift, real* dr, real* total, real* product,
+) noexcept nogil:
+    """total += sum over rows of g, dy behind its mask; product += that of g * (x - mean); dr = g."""
+    cdef vec[8] t, q
+    cdef vec d, g
+    cdef Py_ssize_t h, i, at
+    for i in range(nv):
+        t[i] = (<const vec*> (total + i * VL))[0]
+        q[i] = (<const vec*> (product + i * VL))[0]
+    for h in range(rows):
+        for i in range(nv):
+            at = h * K + i * VL
+            d = (<const vec*> (x + at))[0] - (<const vec*> (mean + i * VL))[0]
+            g = gated(mask, (<const vec*> (dy + at))[0], d, y + at, scale + i * VL, shift + i * VL)
+            if keep:
+                (<vec*> (dr + at))[0] = g
+            t[i] = t[i] + g
+            q[i] = q[i] + g * d
+    for i in range(nv):
+        (<vec*> (total + i * VL))[0] = t[i]
+        (<vec*> (product + i * VL))[0] = q[i]
+
+
+cdef void gradient_rest(
+    int mask, bint keep, const real* dy, const real* y, const real* x, Py_ssize_t count,
+    const real* mean, const real* scale, const real* shift, real* dr, real* total, real* product,
+) noexcept nogil:
+    """The same for `count` numbers of one row."""
+    cdef Py_ssize_t i = 0, n
+    cdef real[16] part
+    cdef vec d, g
+    while i < count:
+        n = min(VL, count - i)
+        d = load_first(x + i, n) - (<const vec*> (mean + i))[0]
+        if mask == RELU_OF_Y:
+            store_first(part, load_first(y + i, n), VL)
+        g = gated(mask, load_first(dy + i, n), d, part, scale + i, shift + i)
+        if keep:
+            store_first(dr + i, g, n)
+        # Where x and mean are not finite, a lane that is not there would be NaN.
+        g, d = first_lanes(g, n), first_lanes(d, n)
+        (<vec*> (total + i))[0] = (<vec*> (total + i))[0] + g
+        (<vec*> (product + i))[0] = (<vec*> (product + i))[0] + g * d
+        i += VL
+
+
+cdef void fold(real* a, Py_ssize_t group, Py_ssize_t C) noexcept nogil:
+    """Add up the `group` pixels of a row, halves onto halves."""
+    cdef Py_ssize_t i
+    while group > 1:
+        group //= 2
+        for i in range(group * C):
+            a[i] += a[i + group * C]
+
+
+# ------------------------------------------------------------------------------- one row, y and dx
+
+cdef inline vec normalized(vec x, const real* mean, const real* scale,
+                           const real* shift) noexcept nogil:
+    return (x - (<const vec*> mean)[0]) * (<const vec*> scale)[0] + (<const vec*> shift)[0]
+
+
+cdef inline inlined normalize_row(
+    const bint add, const bint relu, const real* x, const real* r, Py_ssize_t count,
+    const real* mean, const real* scale, const real* shift, real* y,
+) noexcept nogil:
+    cdef Py_ssize_t i = 0, rest = count % VL, whole = count - rest
+    cdef vec v
+    while i < whole:
+        v = normalized((<const vec*> (x + i))[0], mean + i, scale + i, shift + i)
+        if add:
+            v = v + (<const vec*> (r + i))[0]
+        (<vec*> (y + i))[0] = vec_relu(v) if relu else v
+        i += VL
+    if rest:
+        v = normalized(load_first(x + whole, rest), mean + whole, scale + whole, shift + whole)
+        if add:
+            v = v + load_first(r + whole, rest)
+        store_first(y + whole, vec_relu(v) if relu else v, rest)
+
+
+cdef inline inlined dx_row(
+    const int mask, const real* dy, const real* y, const real* x, Py_ssize_t count,
+    const real* mean, const real* scale, const real* shift, const real* slope, const real* offset,
+    real* dx,
+) noexcept nogil:
+    """dx = scale * g + ((x - mean) * slope + offset)."""
+    cdef Py_ssize_t i = 0, rest = count % VL, whole = count - rest
+    cdef real[16] part
+    cdef vec d, g
+    while i < whole:
+        d = (<const vec*> (x + i))[0] - (<const vec*> (mean + i))[0]
+        g = gated(mask, (<const vec*> (dy + i))[0], d, y + i, scale + i, shift + i)
+        (<vec*> (dx + i))[0] = (g * (<const vec*> (scale + i))[0]
+                                + (d * (<const vec*> (slope + i))[0] + (<const vec*> (offset + i))[0]))
+        i += VL
+    if rest:
+        d = load_first(x + i, rest) - (<const vec*> (mean + i))[0]
+        if mask == RELU_OF_Y:
+            store_first(part, load_first(y + i, rest), VL)
+        g = gated(mask, load_first(dy + i, rest), d, part, scale + i, shift + i)
+        store_first(dx + i, g * (<const vec*> (scale + i))[0] + (
+            d * (<const vec*> (slope + i))[0] + (<const vec*> (offset + i))[0]), rest)
+
+
+# ------------------------------------------------------------------------------------------ the plan
+
+cdef const real* address(array) except? NULL:
+    """Where an array (P, C) begins; NULL for None."""
+    cdef const real[:, ::1] view = array
+    if view is None:
+        return NULL
+    return &view[0, 0]
+
+
+cdef class BatchNormPlan:
+    """Batch normalization of P pixels by C channels: its partition, and its workspace.
+
+    Arrays are flat, P * C numbers; `r`, `dr`, `dx`, `moving_mean` and `moving_var` may be NULL. `y`
+    may be `r`; `dx` and `dr` may be `dy`.
+    """
+    cdef readonly Py_ssize_t P, C
+    cdef Py_ssize_t group, K, size, block, pixels, items
+    cdef Workspace workspace
+    # In the workspace: sums of each item; sums of a thread; parameters, repeated
+    cdef double* parts
+    cdef double* sums
+    cdef real* scratch
+    cdef real* mean
+    cdef real* scale
+    cdef real* shift
+    cdef real* slope
+    cdef real* offset
+
+    def __init__(self, Py_ssize_t P, Py_ssize_t C):
+        cdef Py_ssize_t blocks
+        self.P, self.C = P, C
+        self.group = 1
+        while (self.group * C % NORM_ROW and self.group * C < NORM_ROW_MOST
+               or self.group * C % 16) and 2 * self.group <= P:
+            self.group *= 2
+        self.K = self.group * C
+        self.size = (self.K + 31) // 16 * 16  # whole vectors may be read behind the end
+        self.block = max(1, NORM_BLOCK // self.K, NORM_PIXELS // self.group) * self.group
+        blocks = (P + self.block - 1) // self.block
+        self.pixels = (blocks + NORM_ITEMS - 1) // NORM_ITEMS * self.block
+        self.items = (P + self.pixels - 1) // self.pixels if P else 0
+        self.workspace = Workspace()
+
+    cdef int allot(self, int threads) except -1:
+        """Places in the workspace, for so many threads."""
+        cdef Py_ssize_t doubles = 2 * self.C * (self.items + threads)
+        cdef Py_ssize_t reals = self.size * (5 + 3 * threads)
+        self.parts = <double*> self.workspace.take(
+            reals + doubles * <Py_ssize_t> (sizeof(double) // sizeof(real)))
+        self.sums = self.parts + 2 * self.C * self.items
+        self.scratch = <real*> (self.parts + doubles)
+        self.mean = self.scratch + 3 * self.size * threads
+        self.scale = self.mean + self.size
+        self.shift = self.scale + self.size
+        self.slope = self.shift + self.size
+        self.offset = self.slope + self.size
+        return 0
+
+    cdef inline int team(self, int num_threads) noexcept nogil:
+        return num_threads if self.P * self.C > TINY else 1
+
+    cdef void repeat(self, real* a) noexcept nogil:
+        """The first pixel of `a` as all of its row."""
+        cdef Py_ssize_t done = self.C
+        while done < self.K:  # K / C is a power of 2
+            memcpy(a + done, a, done * sizeof(real))
+            done *= 2
+
+    cdef void moments_block(self, const real* x, Py_ssize_t n, const real* center, real* total,
+                           real* square, double* sums) noexcept nogil:
+        """Add the sums of n pixels to 2 C `sums`."""
+        cdef Py_ssize_t K = self.K, rows = n // self.group, h, c = 0
+        memset(total, 0, self.size * sizeof(real))
+        memset(square, 0, self.size * sizeof(real))
+        if K % VL == 0:
+            while c + SUM_VECTORS * VL <= K:
+                moments_tile(SUM_VECTORS, x + c, rows, K, center + c, total + c, square + c)
+                c += SUM_VECTORS * VL
+            while c < K:
+                moments_tile(1, x + c, rows, K, center + c, total + c, square + c)
+                c += VL
+        else:
+            for h in range(rows):
+                moments_rest(x + h * K, K, center, total, square)
+        moments_rest(x + rows * K, (n - rows * self.group) * self.C, center, total, square)
+        self.add_columns(total, square, sums)
+
+    cdef void add_columns(self, real* a, real* b, double* sums) noexcept nogil:
+        cdef Py_ssize_t c, C = self.C
+        fold(a, self.group, C)
+        fold(b, self.group, C)
+        for c in range(C):
+            sums[c] += a[c]
+            sums[C + c] += b[c]
+
+    cdef void moments_item(self, const real* x, Py_ssize_t item, int thread) noexcept nogil:
+        """An item's mean, and its sum of squares about it, of each channel.
+
+        Sums of d = x - center are exact enough unless center is far off: it is the first pixel, or
+        at a second try the mean that this gave. Then the squares lose at most a factor of 10.
+        """
+        cdef Py_ssize_t C = self.C, start = item * self.pixels, n = min(self.pixels, self.P - start)
+        cdef Py_ssize_t at, c
+        cdef double* mean = self.parts + item * 2 * C
+        cdef double* sums = self.sums + thread * 2 * C
+        cdef real* center = self.scratch + thread * 3 * self.size
+        cdef double lost
+        cdef int trial
+        cdef bint again
+        x += start * C
+        for trial in range(2):
+            again = False
+            for c in range(C):
+                center[c] = <real> mean[c] if trial else x[c]
+                if center[c] - center[c] != 0:  # not finite: inf - inf would hide an infinite mean
+                    center[c] = 0
+            self.repeat(center)
+            memset(sums, 0, 2 * C * sizeof(double))
+            at = 0
+            while at < n:
+                self.moments_block(x + at * C, min(self.block, n - at), center, center + self.size,
+                                  center + 2 * self.size, sums)
+                at += self.block
+            for c in range(C):
+                mean[c] = center[c] + sums[c] / n
+                lost = sums[c] * (sums[c] / n)
+                again |= lost > 0.9 * sums[C + c]
+                mean[C + c] = sums[C + c] - lost
+                if mean[C + c] < 0:
+                    mean[C + c] = 0
+            if not again:
+                break
+
+    cdef inline double pixels_of(self, Py_ssize_t item) noexcept nogil:
+        return min(self.pixels, self.P - item * self.pixels)
+
+    cdef void add_moments(self, real* mean, real* var) noexcept nogil:
+        """Mean and variance over all items."""
+        cdef Py_ssize_t item, c, C = self.C
+        cdef double* total = self.sums
+        cdef double* square = self.sums + C
+        cdef const double* part
+        cdef double n
+        memset(total, 0, 2 * C * sizeof(double))
+        for item in range(self.items):
+            part, n = self.parts + item * 2 * C, self.pixels_of(item)
+            for c in range(C):
+                total[c] += n * part[c]
+        for c in range(C):
+            total[c] /= self.P
+        for item in range(self.items):
+            part, n = self.parts + item * 2 * C, self.pixels_of(item)
+            for c in range(C):
+                square[c] += part[C + c] + n * ((part[c] - total[c]) * (part[c] - total[c]))
+        for c in range(C):
+            mean[c] = <real> total[c]
+            var[c] = <real> (square[c] / self.P)
+
+    cdef void set_scale(self, const real* gamma, const real* beta, const real* mean,
+                        const real* var, double epsilon) noexcept nogil:
+        cdef Py_ssize_t c
+        for c in range(self.C):
+            self.mean[c] = mean[c]
+            self.scale[c] = <real> (gamma[c] / sqrt(<double> var[c] + epsilon))
+            self.shift[c] = beta[c]
+        self.repeat(self.mean)
+        self.repeat(self.scale)
+        self.repeat(self.shift)
+
+    cdef void normalize_item(self, const real* x, const real* r, bint relu, real* y,
+                             Py_ssize_t item) noexcept nogil:
+        cdef Py_ssize_t start = item * self.pixels * self.C, at
+        cdef Py_ssize_t end = min(start + self.pixels * self.C, self.P * self.C)
+        while start < end:
+            at, start = start, start + self.K
+            if r == NULL and relu:
+                normalize_row(False, True, x + at, r, min(self.K, end - at), self.mean, self.scale,
+                              self.shift, y + at)
+            elif r == NULL:
+                normalize_row(False, False, x + at, r, min(self.K, end - at), self.mean, self.scale,
+                              self.shift, y + at)
+            else:
+                normalize_row(True, relu, x + at, r + at, min(self.K, end - at), self.mean,
+                              self.scale, self.shift, y + at)
+
+    cdef void normalize(self, const real* x, const real* r, bint relu, real* y,
+                        int threads) noexcept nogil:
+        cdef Py_ssize_t item
+        region_starts(threads > 1)
+        for item in prange(self.items, schedule="static", num_threads=threads):
+            self.normalize_item(x, r, relu, y, item)
+            item_ends()
+
+    cdef int run_inference(
+        self, const real* x, const real* gamma, const real* beta, const real* mean,
+        const real* var, double epsilon, const real* r, bint relu, real* y, int num_threads,
+    ) except -1:
+        """y from given statistics."""
+        cdef int threads = self.team(num_threads)
+        self.allot(threads)
+        with nogil:
+            self.set_scale(gamma, beta, mean, var, epsilon)
+            self.normalize(x, r, relu, y, threads)
+        return 0
+
+    cdef int run_forward(
+        self, const real* x, const real* gamma, const real* beta, double epsilon, const real* r,
+        bint relu, real* y, real* mean, real* var, real* moving_mean, real* moving_var,
+        double momentum, int num_threads,
+    ) except -1:
+        """Statistics of x, then y from them; the moving ones follow."""
+        cdef Py_ssize_t item, c
+        cdef int threads = self.team(num_threads)
+        self.allot(threads)
+        with nogil:
+            region_starts(threads > 1)
+            for item in prange(self.items, schedule="static", num_threads=threads):
+                self.moments_item(x, item, threadid())
+                item_ends()
+            self.add_moments(mean, var)
+            if moving_mean != NULL:
+                for c in range(self.C):
+                    moving_mean[c] = <real> (momentum * moving_mean[c] + (1 - momentum) * mean[c])
+                    moving_var[c] = <real> (momentum * moving_var[c] + (1 - momentum) * var[c])
+            self.set_scale(gamma, beta, mean, var, epsilon)
+            self.normalize(x, r, relu, y, threads)
+        return 0
+
+    cdef void gradient_item(self, int mask, const real* dy, const real* y, const real* x, real* dr,
+                            Py_ssize_t item, int thread) noexcept nogil:
+        """An item's sums of g and of g * (x - mean)."""
+        cdef Py_ssize_t C = self.C, K = self.K, end = min((item + 1) * self.pixels, self.P)
+        cdef Py_ssize_t start = item * self.pixels, n, rows, c, h, at
+        cdef real* total = self.scratch + thread * 3 * self.size
+        cdef real* product = total + self.size
+        cdef double* sums = self.parts + item * 2 * C
+        memset(sums, 0, 2 * C * sizeof(double))
+        while start < end:
+            n = min(self.block, end - start)
+            rows = n // self.group
+            memset(total, 0, self.size * sizeof(real))
+            memset(product, 0, self.size * sizeof(real))
+            c, at = 0, start * C
+            start += self.block
+            if K % VL == 0:
+                while c + SUM_VECTORS * VL <= K:
+                    self.gradient_columns(SUM_VECTORS, mask, dy, y, x, dr, at, rows, c, total, product)
+                    c += SUM_VECTORS * VL
+                while c < K:
+                    self.gradient_columns(1, mask, dy, y, x, dr, at, rows, c, total, product)
+                    c += VL
+            else:
+                for h in range(rows):
+                    self.gradient_row(mask, dy, y, x, dr, at + h * K, K, total, product)
+            self.gradient_row(mask, dy, y, x, dr, at + rows * K, (n - rows * self.group) * C, total,
+                              product)
+            self.add_columns(total, product, sums)
+
+    cdef inline void gradient_columns(
+        self, Py_ssize_t nv, int mask, const real* dy, const real* y, const real* x, real* dr,
+        Py_ssize_t at, Py_ssize_t rows, Py_ssize_t c, real* total, real* product,
+    ) noexcept nogil:
+        """`gradient_tile` of SUM_VECTORS or 1 vectors; its sizes must be constants."""
+        cdef const real* mean = self.mean + c
+        cdef const real* scale = self.scale + c
+        cdef const real* shift = self.shift + c
+        cdef Py_ssize_t K = self.K
+        dy, x, total, product = dy + at + c, x + at + c, total + c, product + c
+        if mask == RELU_OF_Y:
+            y = y + at + c
+        if dr != NULL:
+            dr = dr + at + c
+        if nv == 1:
+            if dr != NULL and mask == RELU_OF_Y:
+                gradient_tile(1, RELU_OF_Y, True, dy, y, x, rows, K, mean, scale, shift, dr, total,
+                              product)
+            elif mask == RELU_OF_Y:
+                gradient_tile(1, RELU_OF_Y, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
+                              product)
+            elif mask == RELU_OF_X:
+                gradient_tile(1, RELU_OF_X, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
+                              product)
+            else:
+                gradient_tile(1, NO_RELU, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
+                              product)
+        elif dr != NULL and mask == RELU_OF_Y:
+            gradient_tile(SUM_VECTORS, RELU_OF_Y, True, dy, y, x, rows, K, mean, scale, shift, dr,
+                          total, product)
+        elif mask == RELU_OF_Y:
+            gradient_tile(SUM_VECTORS, RELU_OF_Y, False, dy, y, x, rows, K, mean, scale, shift, dr,
+                          total, product)
+        elif mask == RELU_OF_X:
+            gradient_tile(SUM_VECTORS, RELU_OF_X, False, dy, y, x, rows, K, mean, scale, shift, dr,
+                          total, product)
+        else:
+            gradient_tile(SUM_VECTORS, NO_RELU, False, dy, y, x, rows, K, mean, scale, shift, dr,
+                          total, product)
+
+    cdef inline void gradient_row(
+        self, int mask, const real* dy, const real* y, const real* x, real* dr, Py_ssize_t at,
+        Py_ssize_t count, real* total, real* product,
+    ) noexcept nogil:
+        gradient_rest(mask, dr != NULL, dy + at, y + at if mask == RELU_OF_Y else NULL, x + at, count,
+                      self.mean, self.scale, self.shift, dr + at if dr != NULL else NULL, total,
+                      product)
+
+    cdef void add_gradients(self, const real* gamma, const real* var, double epsilon, real* dgamma,
+                            real* dbeta) noexcept nogil:
+        """dgamma and dbeta, and what dx needs of them."""
+        cdef Py_ssize_t item, c, C = self.C
+        cdef double* total = self.sums
+        cdef double* product = self.sums + C
+        cdef const double* part
+        cdef double inverse
+        memset(total, 0, 2 * C * sizeof(double))
+        for item in range(self.items):
+            part = self.parts + item * 2 * C
+            for c in range(2 * C):
+                total[c] += part[c]
+        for c in range(C):
+            inverse = 1 / sqrt(<double> var[c] + epsilon)
+            dgamma[c] = <real> (inverse * product[c])
+            dbeta[c] = <real> total[c]
+            self.slope[c] = <real> (-gamma[c] * inverse * inverse * inverse * (product[c] / self.P))
+            self.offset[c] = <real> (-gamma[c] * inverse * (total[c] / self.P))
+        self.repeat(self.slope)
+        self.repeat(self.offset)
+
+    cdef void dx_item(self, int mask, const real* dy, const real* y, const real* x, real* dx,
+                      Py_ssize_t item) noexcept nogil:
+        cdef Py_ssize_t start = item * self.pixels * self.C, at
+        cdef Py_ssize_t end = min(start + self.pixels * self.C, self.P * self.C)
+        while start < end:
+            at, start = start, start + self.K
+            if mask == RELU_OF_Y:
+                dx_row(RELU_OF_Y, dy + at, y + at, x + at, min(self.K, end - at), self.mean,
+                       self.scale, self.shift, self.slope, self.offset, dx + at)
+            elif mask == RELU_OF_X:
+                dx_row(RELU_OF_X, dy + at, y, x + at, min(self.K, end - at), self.mean,
+                       self.scale, self.shift, self.slope, self.offset, dx + at)
+            else:
+                dx_row(NO_RELU, dy + at, y, x + at, min(self.K, end - at), self.mean,
+                       self.scale, self.shift, self.slope, self.offset, dx + at)
+
+    cdef int run_backward(
+        self, const real* dy, const real* x, const real* gamma, const real* beta, const real* mean,
+        const real* var, double epsilon, bint relu, const real* y, real* dx, real* dgamma,
+        real* dbeta, real* dr, int num_threads,
+    ) except -1:
+        """Gradients. With relu, its mask is y's, or without a y that of x; dr needs a y."""
+        cdef Py_ssize_t item
+        cdef int threads = self.team(num_threads)
+        cdef int mask = NO_RELU if not relu else (RELU_OF_X if y == NULL else RELU_OF_Y)
+        self.allot(threads)
+        with nogil:
+            self.set_scale(gamma, beta, mean, var, epsilon)
+            region_starts(threads > 1)
+            for item in prange(self.items, schedule="static", num_threads=threads):
+                self.gradient_item(mask, dy, y, x, dr, item, threadid())
+                item_ends()
+            self.add_gradients(gamma, var, epsilon, dgamma, dbeta)
+            if dx != NULL:
+                if dr != NULL:  # dy behind its mask
+                    dy, mask = dr, NO_RELU
+                region_starts(threads > 1)
+                for item in prange(self.items, schedule="static", num_threads=threads):
+                    self.dx_item(mask, dy, y, x, dx, item)
+                    item_ends()
+        return 0
+
+    def forward(
+        self, const real[:, ::1] x, const real[::1] gamma, const real[::1] beta, double epsilon, r,
+        bint relu, real[:, ::1] y, real[::1] mean, real[::1] var, moving, double momentum,
+        int num_threads,
+    ):
+        """y, mean and var; `r` like x or None, `moving` a pair of (C,) to update or None."""
+        cdef real[::1] moving_mean = None, moving_var = None
+        cdef real* m = NULL
+        cdef real* v = NULL
+        if moving is not None:
+            moving_mean, moving_var = moving
+            m, v = &moving_mean[0], &moving_var[0]
+        self.run_forward(&x[0, 0], &gamma[0], &beta[0], epsilon, address(r), relu, &y[0, 0],
+                         &mean[0], &var[0], m, v, momentum, num_threads)
+
+    def inference(
+        self, const real[:, ::1] x, const real[::1] gamma, const real[::1] beta,
+        const real[::1] mean, const real[::1] var, double epsilon, r, bint relu, real[:, ::1] y,
+        int num_threads,
+    ):
+        """y from given statistics; `r` like x or None."""
+        self.run_inference(&x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon, address(r),
+                           relu, &y[0, 0], num_threads)
+
+    def backward(
+        self, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] gamma,
+        const real[::1] beta, const real[::1] mean, const real[::1] var, double epsilon, bint relu,
+        y, real[:, ::1] dx, real[::1] dgamma, real[::1] dbeta, real[:, ::1] dr, int num_threads,
+    ):
+        """dx and dr, like x, or None; dgamma and dbeta; `y` or None."""
+        cdef real* to_x = NULL
+        cdef real* to_r = NULL
+        if dx is not None:
+            to_x = &dx[0, 0]
+        if dr is not None:
+            to_r = &dr[0, 0]
+        self.run_backward(&dy[0, 0], &x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon, relu,
+                          address(y), to_x, &dgamma[0], &dbeta[0], to_r, num_threads)
+
+
+# ------------------------------------------------------------------------------ folded into weights
+
+cdef void fold_row(const real* w, const real* scale, real* y, Py_ssize_t C) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(C):
+        y[c] = w[c] * scale[c]
+
+
+cdef fold_weights(const real* w, const real* b, const real* gamma, const real* beta,
+                  const real* mean, const real* var, double epsilon, real* to_w, real* to_b,
+                  Py_ssize_t inputs, Py_ssize_t C, Workspace workspace, int num_threads):
+    """`b` may be NULL."""
+    cdef Py_ssize_t i, c
+    cdef int threads = num_threads if inputs * C > TINY else 1
+    cdef real* scale = workspace.take(C)
+    cdef double factor
+    for c in range(C):
+        factor = gamma[c] / sqrt(<double> var[c] + epsilon)
+        scale[c] = <real> factor
+        to_b[c] = <real> (((0 if b == NULL else b[c]) - <double> mean[c]) * factor + beta[c])
+    for i in prange(inputs, schedule="static", num_threads=threads, nogil=True):
+        fold_row(w + i * C, scale, to_w + i * C, C)
+
+
+def fold_batch_norm(
+    const real[:, ::1] w, const real[::1] b, const real[::1] gamma, const real[::1] beta,
+    const real[::1] mean, const real[::1] var, double epsilon, real[:, ::1] to_w, real[::1] to_b,
+    int num_threads,
+):
+    """to_w = w * scale, to_b = (b - mean) * scale + beta; w (inputs, C), `b` (C,) or None."""
+    fold_weights(&w[0, 0], NULL if b is None else <real*> &b[0], &gamma[0], &beta[0], &mean[0], &var[0],
+                 epsilon, &to_w[0, 0], &to_b[0], w.shape[0], w.shape[1], Workspace(), num_threads)
