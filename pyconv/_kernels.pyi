@@ -225,6 +225,34 @@ class Activate(Operation):
     ) -> None: ...
 
 @final
+class Normalization(Operation):
+    def __init__(
+        self, plan: BatchNormPlan, epsilon: float, momentum: float, training: bool, relu: bool,
+        x: Buffer, gamma: Buffer, beta: Buffer, r: Buffer | None, y: Buffer, mean: Buffer | None,
+        var: Buffer | None, moving_mean: Buffer, moving_var: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None, dgamma: Buffer | None = None, dbeta: Buffer | None = None,
+        dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class FoldNormalization(Operation):
+    def __init__(
+        self, inputs: int, C: int, epsilon: float, w: Buffer, b: Buffer | None, gamma: Buffer,
+        beta: Buffer, mean: Buffer, var: Buffer, to_w: Buffer, to_b: Buffer,
+    ) -> None: ...
+
+@final
+class Fork(Operation):
+    def __init__(self, count: int, da: Buffer, db: Buffer, dx: Buffer) -> None: ...
+
+@final
+class Sum(Operation):
+    def __init__(
+        self, count: int, relu: bool, x: Buffer, r: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None, dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
 class Call(Operation):
     def __init__(self, call: Any, call_back: Any = None) -> None: ...
 

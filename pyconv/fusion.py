@@ -91,7 +91,7 @@ class WeightedNorm(Norm):
             y = super().plan(program, self.layer.plan(program, x), residual)
             return self.pool.plan(program, y) if self.pool else y
         params = program.folded(self.layer.params, self.norm)
-        if self.pool:
+        if self.pool and isinstance(self.layer, Conv2D):
             return program.convolution_max_pool(
                 x, params, {}, bool(self.activation), **self.layer._options,
                 **_pool_options(self.pool))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -136,6 +137,8 @@ class Program:
         self._size = 0
         self._operations: list[Any] = []
         self._backward: list[Any] = []
+        self._labels: list[str] = []
+        self.label = ""  # of the operations that are added next, for `times`
 
     # What layers ask for
 
@@ -162,6 +165,7 @@ class Program:
         """
         time = len(self._operations)
         self._operations.append(operation)
+        self._labels.append(self.label)
         for value in filter(None, forward):
             value.slot.needed(time)
         going_back = list(filter(None, backward)) if self.training else []
@@ -354,6 +358,21 @@ class Program:
         np.copyto(self.y.grad.array, dy)
         self.module.run_backward(self._backward, num_threads)
 
+    def times(self, x: Array, num_threads: int, rounds: int) -> list[dict[str, Any]]:
+        """Seconds of each operation of a training step, the best of `rounds`: for benchmarks."""
+        best = [[math.inf, math.inf if operation in self._backward else 0.0]
+                for operation in self._operations]
+        for _ in range(rounds):
+            self.backward(np.ones_like(self.forward(x, num_threads)), num_threads)
+            for run, way, order in ((self.module.run_forward, 0, 1), (self.module.run_backward, 1, -1)):
+                for operation, found in list(zip(self._operations, best, strict=True))[::order]:
+                    if found[way]:
+                        start = perf_counter()
+                        run([operation], num_threads)
+                        found[way] = min(found[way], perf_counter() - start)
+        return [{"operation": label, "forward": forward, "backward": backward}
+                for label, (forward, backward) in zip(self._labels, best, strict=True)]
+
     def _bind(self) -> None:
         self._arena.reserve(self._size)
         self._memory = memory = self._arena.memory
@@ -373,16 +392,21 @@ class Program:
 
 
 class Programs:
-    """The programs of one network: one for each batch size, and as many as run at the same time."""
+    """The programs of one network: one for each batch size, and as many as run at the same time.
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = np.dtype(dtype)
+    Parameters
+    ----------
+    steps : list of (Layer, str)
+        What is run, each with its label for benchmarks.
+    dtype : dtype
+    """
+
+    def __init__(self, steps: list[tuple[Any, str]], dtype: Any) -> None:
+        self.steps, self.dtype = steps, np.dtype(dtype)
         self._training = Arena()  # a network trains on one batch at a time
         self._free: dict[Any, list[Program]] = {}
 
-    def borrow(
-        self, steps: list[Any], x_shape: Shape, training: bool
-    ) -> tuple[Program, list[Program]]:
+    def borrow(self, x_shape: Shape, training: bool) -> tuple[Program, list[Program]]:
         """A program for one pass, and the list to give it back to."""
         module = _dispatch.active.modules[self.dtype.char]
         key = x_shape, training, module, _plans._direct
@@ -395,14 +419,12 @@ class Programs:
         try:
             return free.pop(), free
         except IndexError:
-            return self._compile(steps, x_shape, training, module), free
+            return self._compile(x_shape, training, module), free
 
-    def _compile(
-        self, steps: list[Any], x_shape: Shape, training: bool, module: ModuleType
-    ) -> Program:
+    def _compile(self, x_shape: Shape, training: bool, module: ModuleType) -> Program:
         program = Program(module, self.dtype, training, self._training if training else Arena())
         value = program.input(x_shape)
-        for step in steps:
+        for step, program.label in self.steps:
             value = step.plan(program, value)
         program.finish(value)
         return program

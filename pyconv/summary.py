@@ -44,9 +44,9 @@ def _rows(layers: list[Layer], spans: Spans, indent: str = "") -> list[Row]:
             note += f"  sum fused into body/{names_of(step.block.body)[-1]}"
         rows.append((f"{indent}{name} ({type(layer).__name__})", shape, f"{count:,}", note))
         if isinstance(layer, Residual):
-            body, shortcut = ([(each, 1) for each in chain] for chain in (layer.body, layer.shortcut))
-            if isinstance(step, ResidualStep):
-                body, shortcut = step.body, step.shortcut
-            rows += _rows(layer.body, body, f"{indent}  body/")
-            rows += _rows(layer.shortcut, shortcut, f"{indent}  shortcut/")
+            fused = isinstance(step, ResidualStep)
+            for where in ("body", "shortcut"):
+                chain = getattr(layer, where)
+                inner = getattr(step, where) if fused else [(each, 1) for each in chain]
+                rows += _rows(chain, inner, f"{indent}  {where}/")
     return rows

@@ -642,5 +642,5 @@ def fold_batch_norm(
     int num_threads,
 ):
     """to_w = w * scale, to_b = (b - mean) * scale + beta; w (inputs, C), `b` (C,) or None."""
-    fold_weights(&w[0, 0], NULL if b is None else &b[0], &gamma[0], &beta[0], &mean[0], &var[0],
+    fold_weights(&w[0, 0], NULL if b is None else <real*> &b[0], &gamma[0], &beta[0], &mean[0], &var[0],
                  epsilon, &to_w[0, 0], &to_b[0], w.shape[0], w.shape[1], Workspace(), num_threads)

@@ -54,37 +54,24 @@ class BatchNormalization(Layer):
         return {"moving_mean": np.zeros(C), "moving_variance": np.ones(C)}
 
     def forward(self, x: Array, training: bool) -> Array:
-        return self.normalize(x, training)
-
-    def normalize(
-        self, x: Array, training: bool, residual: Array | None = None, activation: str | None = None
-    ) -> Array:
-        """`forward`, with what follows it in the same pass."""
         gamma, beta = self.params.values()
         mean, var = self.state.values()
-        after = {"epsilon": self.epsilon, "residual": residual, "activation": activation}
         if not training:
-            return batch_norm(x, gamma, beta, mean=mean, var=var, **after)
+            return batch_norm(x, gamma, beta, mean=mean, var=var, epsilon=self.epsilon)
         y, *statistics = batch_norm(
-            x, gamma, beta, moving=(mean, var), momentum=self.momentum, **after
+            x, gamma, beta, moving=(mean, var), momentum=self.momentum, epsilon=self.epsilon
         )
-        masked = activation is not None and residual is not None
-        self.cache = x, statistics, activation, y if masked else None, residual is not None
+        self.cache = x, statistics
         return y
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
-        return self.gradients(dy, need_dx)[0]
-
-    def gradients(self, dy: Array, need_dx: bool) -> tuple[Array | None, Array | None]:
-        """dx, and the gradient by the residual that `normalize` had, if any."""
-        x, statistics, activation, y, residual = self.take_cache()
-        need = ("x",) * need_dx + ("gamma", "beta") + ("residual",) * residual
-        dx, dgamma, dbeta, dr = batch_norm_backward(
-            dy, x, *self.params.values(), *statistics, epsilon=self.epsilon, activation=activation,
-            y=y, need=need,
-        )  # fmt: skip
+        x, statistics = self.take_cache()
+        need = ("x",) * need_dx + ("gamma", "beta")
+        dx, dgamma, dbeta, _ = batch_norm_backward(
+            dy, x, *self.params.values(), *statistics, epsilon=self.epsilon, need=need
+        )
         self.grads["gamma"][...], self.grads["beta"][...] = dgamma, dbeta
-        return dx, dr
+        return dx
 
     def plan(self, program: Program, x: Value) -> Value:
         return program.normalization(x, self, relu=False)

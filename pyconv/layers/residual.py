@@ -68,11 +68,11 @@ class Residual(Layer):
         return {"body": [describe(layer) for layer in self.body], "shortcut": shortcut}
 
     @property
-    def output_shape(self) -> Shape | None:  # type: ignore[override]
+    def output_shape(self) -> Shape | None:
         return self._output_shape
 
     @output_shape.setter
-    def output_shape(self, shape: Shape) -> None:
+    def output_shape(self, shape: Shape | None) -> None:
         """From then on the layers in it are in use, too."""
         self._output_shape = shape
         for layer, inner in zip((*self.body, *self.shortcut), self._shapes, strict=True):
