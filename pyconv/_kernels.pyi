@@ -218,13 +218,6 @@ class Rectify(Operation):
     ) -> None: ...
 
 @final
-class Activate(Operation):
-    def __init__(
-        self, kind: int, a: float, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None,
-        dx: Buffer | None = None,
-    ) -> None: ...
-
-@final
 class Normalization(Operation):
     def __init__(
         self, plan: BatchNormPlan, epsilon: float, momentum: float, training: bool, relu: bool,
@@ -250,6 +243,13 @@ class Sum(Operation):
     def __init__(
         self, count: int, relu: bool, x: Buffer, r: Buffer, y: Buffer, dy: Buffer | None = None,
         dx: Buffer | None = None, dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Activate(Operation):
+    def __init__(
+        self, kind: int, a: float, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None,
     ) -> None: ...
 
 @final

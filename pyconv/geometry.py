@@ -313,9 +313,9 @@ def pool_geometry(
     sizes = []
     for size, (before, after), k, s, d in zip((H, W), pads, window, stride, dilation, strict=True):
         room = size + before + after - span(k, d)
-        count = (room + s - 1 if ceil_mode else room) // s + 1
+        count = room // s + 1
         if ceil_mode:  # large padding behind the image may have room for several windows
-            count = min(count, (size + before - 1) // s + 1)
+            count = min(-(-room // s), (size + before - 1) // s) + 1
         if count < 1 or (room < 0 and not ceil_mode):
             raise ValueError(
                 f"`window` {window} with `dilation` {dilation} spans {span(window[0], dilation[0])}x"

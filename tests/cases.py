@@ -87,6 +87,7 @@ CONVOLUTIONS = [
     Conv("groups-3-same", (1, 4, 5, 9), (3, 2), 6, {"groups": 3, "padding": "same"}),
     Conv("groups-everything", (1, 7, 8, 6), (3, 2), 4,
          {"groups": 2, "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}),
+    Conv("groups-fill-a-vector", (2, 3, 3, 4), (2, 2), 16, {"groups": 2}),
     Conv("depthwise", (2, 5, 6, 7), (3, 3), 7, {"groups": 7, "padding": "same"}),
     Conv("depthwise-multiplier", (1, 5, 6, 3), (3, 3), 6, {"groups": 3, "stride": 2}),
     Conv("channels-5-to-17", (1, 4, 4, 5), (3, 3), 17, {"padding": "same"}),
@@ -130,6 +131,8 @@ POOLS = [
          {"stride": (3, 1), "dilation": (2, 3), "padding": ((1, 1), (3, 3))}),
     Pool("window-over-image-same", (2, 2, 3, 9), 7, {"padding": "same"}),
     Pool("dilation-over-image", (1, 3, 2, 2), 3, {"stride": 1, "dilation": 5, "padding": 5}),
+    Pool("ceil-far-behind", (1, 7, 2, 5), (4, 3),
+         {"padding": ((1, 6), (1, 5)), "ceil_mode": True}),
     Pool("channels-17", (1, 4, 4, 17), 2),
     Pool("channels-40", (2, 5, 5, 40), 3, {"stride": 2, "padding": "same"}),
 ]  # fmt: skip

@@ -168,13 +168,6 @@ OPERATIONS = [
         )[:3],
     ),
     Operation(
-        "fold_batch_norm",
-        {"w": (3, 3, 5, 17), "b": (17,), "gamma": (17,), "beta": (17,), "mean": (17,), "var": (17,)},
-        lambda w, b, gamma, beta, mean, var, **o: functional.fold_batch_norm(
-            w, b, gamma, beta, mean, abs(var), **o
-        ),
-    ),
-    Operation(
         "add",
         {"x": (N, 9, 10, 17), "r": (N, 9, 10, 17)},
         lambda x, r, **o: functional.add(x, r, activation="relu", **o),

@@ -27,6 +27,14 @@ VALID = {
     "conv2d_backward": lambda: {
         "dy": zeros(2, 4, 5, 8), "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8)
     },
+    "conv2d_max_pool2d": lambda: {
+        "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8), "b": zeros(8), "window": 2
+    },
+    "conv2d_max_pool2d_backward": lambda: {
+        "dy": zeros(2, 2, 2, 8), "indices": zeros(2, 2, 2, 8, dtype=np.int32),
+        "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8), "window": 2,
+    },
+    "conv2d_algorithm": lambda: {"x_shape": (2, 6, 7, 4), "w_shape": (3, 3, 4, 8)},
     "max_pool2d": lambda: {"x": zeros(2, 6, 7, 4), "window": 2},
     "max_pool2d_backward": lambda: {
         "dy": zeros(2, 3, 3, 4), "indices": zeros(2, 3, 3, 4, dtype=np.int32),
@@ -238,6 +246,32 @@ BAD = [
     ("conv2d_backward", {"need": None}, (TypeError, ValueError), NEED.format(None)),
     ("conv2d_backward", {"need": ([],)}, (TypeError, ValueError), NEED.format(([],))),
 
+    *((operation, *row) for row in CONVOLUTION
+      for operation in ("conv2d_max_pool2d", "conv2d_max_pool2d_backward")),
+    ("conv2d_max_pool2d", {"b": zeros(3)}, ValueError, "`b` has shape (3,); expected (8,), one number"),
+    ("conv2d_max_pool2d", {"activation": "elu"}, ValueError,
+     "`activation` is 'elu'; expected None or \"relu\""),
+    ("conv2d_max_pool2d", {"window": 0}, ValueError, FROM_ONE.format("window", 0)),
+    ("conv2d_max_pool2d", {"window": 5}, ValueError,
+     "`window` (5, 5) with `dilation` (1, 1) spans 5x5, more than the padded input 4x5"),
+    ("conv2d_max_pool2d", {"pool_stride": 0}, ValueError, FROM_ONE.format("stride", 0)),
+    ("conv2d_max_pool2d", {"pool_padding": 2}, ValueError,
+     "`padding` 2 puts output 0 wholly into the padding of `x` (shape (2, 4, 5, 8))"),
+    ("conv2d_max_pool2d_backward", {"dy": zeros(2, 4, 5, 8)}, ValueError,
+     "`dy` has shape (2, 4, 5, 8); expected (2, 2, 2, 8), the output's for `x` of shape "
+     f"{X} and `w` of shape {W}"),
+    ("conv2d_max_pool2d_backward", {"indices": zeros(2, 2, 2, 8, dtype=np.int64)}, ValueError,
+     "`indices` has shape (2, 2, 2, 8) and dtype int64; expected (2, 2, 2, 8), like `dy`, and int32"),
+    ("conv2d_max_pool2d_backward", {"indices": np.full((2, 2, 2, 8), 20, np.int32)}, ValueError,
+     "reach from 20 to 20, outside the 4x5 pixels of"),
+    ("conv2d_max_pool2d_backward", {"indices": np.full((2, 2, 2, 8), -2, np.int32)}, ValueError,
+     "reach from -2 to -2, outside the 4x5 pixels of"),
+    ("conv2d_max_pool2d_backward", {"need": ("y",)}, ValueError, NEED.format(("y",))),
+    ("conv2d_algorithm", {"direction": "x"}, ValueError,
+     "`direction` is 'x'; expected \"y\", \"dx\" or \"dw\""),
+    ("conv2d_algorithm", {"x_shape": (6, 7, 4)}, ValueError, "`x` has 3 dimensions (shape (6, 7, 4))"),
+    ("conv2d_algorithm", {"groups": 3}, ValueError, "`groups` is 3, which does not divide"),
+
     *(("max_pool2d", *row) for row in POOLING),
     *(("avg_pool2d", *row) for row in POOLING),
     ("max_pool2d", {"return_indices": "no"}, TypeError,
@@ -389,6 +423,11 @@ BAD = [
     ("sgd_step", {"velocity": flat(3)}, ValueError, "`velocity` has shape (3,)"),
     ("sgd_step", {"param": flat(10)[::2]}, ValueError, "`param` of shape (5,) has strides (8,)"),
 ]  # fmt: skip
+
+
+def test_how_many_there_are():
+    assert len(BAD) >= 250
+    assert {operation for operation, *_ in BAD} == VALID.keys()
 
 
 def results(operation):

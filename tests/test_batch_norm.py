@@ -2,7 +2,7 @@
 
 A channel's sum adds at most `ADDS` numbers of the dtype (64 rows, and folding 128 pixels, beside a
 last row), then goes on in double. The squares are taken about a value so near to the mean that they
-sum to at most 10 times the variance.
+sum to at most 20 times the variance.
 """
 
 import cases
@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import pyconv
+from pyconv import functional
 
 ADDS = 64 + 7 + 1
 DOUBLE = 2.0**-52
@@ -43,15 +44,15 @@ def test_statistics(shape, dtype, isa, rng):
     around = abs(x.astype(float) - wanted).reshape(-1, shape[-1])
     assert (mean.dtype, mean.shape) == (dtype, shape[-1:])
     assert np.all(abs(mean - wanted) <= eps * (abs(wanted) + ADDS * 2 * around.max(0)))
-    assert np.all(abs(var - wanted_var) <= eps * (1 + 10 * (ADDS + 3)) * wanted_var)
+    assert np.all(abs(var - wanted_var) <= eps * (1 + 20 * (ADDS + 3)) * wanted_var)
 
 
 @each_shape
 def test_statistics_of_integers(shape, dtype, isa, rng):
     """Sums of integers are exact; the rest is done in double, and rounded.
 
-    In double a variance is what squares that are up to 10 times as large leave: two roundings of the
-    9/10 that are subtracted, and some of what is left.
+    In double a variance is what squares that are up to 20 times as large leave: two roundings of the
+    19/20 that are subtracted, and some of what is left.
     """
     x = cases.integers(rng, shape, dtype, largest=9)
     ones = np.ones(shape[-1], dtype)
@@ -59,7 +60,7 @@ def test_statistics_of_integers(shape, dtype, isa, rng):
     _, wanted, wanted_var = oracle.batch_norm(x, ones, ones)
     eps = np.finfo(dtype).eps
     assert np.all(abs(mean - wanted) <= eps * abs(wanted) + 4 * DOUBLE * 9)
-    assert np.all(abs(var - wanted_var) <= (eps + (2 * 9 + 6) * DOUBLE) * wanted_var)
+    assert np.all(abs(var - wanted_var) <= (eps + (2 * 19 + 6) * DOUBLE) * wanted_var)
 
 
 @each_residual
@@ -152,7 +153,7 @@ def test_many_pixels_on_any_number_of_threads(shape, offset, isa, rng):
     _, mean, var, *_ = found[0]
     eps, wanted = np.finfo(np.float32).eps, values.var(0)
     assert np.all(abs(mean - values.mean(0)) <= eps * (abs(offset) + 1 + ADDS * 10))
-    assert np.all(abs(var - wanted) <= eps * (1 + 10 * (ADDS + 3)) * wanted)
+    assert np.all(abs(var - wanted) <= eps * (1 + 20 * (ADDS + 3)) * wanted)
 
 
 def test_first_pixel_far_from_all_others(dtype, isa, rng):
@@ -162,7 +163,7 @@ def test_first_pixel_far_from_all_others(dtype, isa, rng):
     ones = np.ones(16, dtype)
     var = pyconv.batch_norm(x, ones, ones)[2]
     wanted = x.astype(float).var((0, 1, 2))
-    assert np.all(abs(var - wanted) <= np.finfo(dtype).eps * (1 + 10 * (ADDS + 3)) * wanted)
+    assert np.all(abs(var - wanted) <= np.finfo(dtype).eps * (1 + 20 * (ADDS + 3)) * wanted)
 
 
 def test_moving_statistics(dtype, isa, rng):
@@ -210,6 +211,25 @@ def test_given_statistics_keep_nan_and_infinity_at_their_place(dtype, isa):
         y = pyconv.batch_norm(x, ones, ones, mean=ones, var=ones, activation="relu")
         assert_array_equal(np.isnan(y), np.isnan(x))
         assert_array_equal(np.isposinf(y), np.isposinf(x))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 17), (40, 6), (3, 3, 80, 64)], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_folding_into_weights(shape, with_bias, dtype, isa, rng):
+    w = rng.standard_normal(shape).astype(dtype)
+    b, gamma, beta, mean, var = abs(rng.standard_normal((5, shape[-1]))).astype(dtype)
+    b = b if with_bias else None
+    scale = gamma.astype(float) / np.sqrt(var.astype(float) + 0.25)
+    shift = 0 if b is None else b.astype(float)
+    eps = np.finfo(dtype).eps
+    for num_threads in cases.THREADS:
+        folded, bias = functional.fold_batch_norm(
+            w, b, gamma, beta, mean, var, epsilon=0.25, num_threads=num_threads
+        )
+        assert (folded.dtype, bias.dtype) == (dtype, dtype)
+        assert np.all(abs(folded - w * scale) <= 2 * eps * abs(w * scale))
+        sizes = (shift + mean) * scale + beta
+        assert np.all(abs(bias - ((shift - mean) * scale + beta)) <= 4 * eps * sizes)
 
 
 X, P = np.ones((2, 3, 4, 5), np.float32), np.ones(5, np.float32)

@@ -27,6 +27,7 @@ from pyconv.layers import (
     Residual,
     ZeroPadding2D,
 )
+from pyconv.model import Sequential
 
 # layer, shape of an input, shape of the output, shapes of the parameters
 LAYERS = [
@@ -271,6 +272,41 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rng):
     assert abs(np.mean(y == 0) - 0.25) < 6 * (0.25 * 0.75 / 100_000) ** 0.5
     assert_array_equal(layer.backward(x, need_dx=True), y)
     assert layer.forward(x, training=False) is x
+
+
+def test_batch_normalization_predicts_by_moving_statistics(rng):
+    layer = BatchNormalization(momentum=0.75, epsilon=0.5)
+    layer.build((3,), rng)
+    x = rng.standard_normal((8, 3)) + 5
+    y = layer.forward(x, training=True)
+    assert_allclose(y, (x - x.mean(0)) / np.sqrt(x.var(0) + 0.5), rtol=1e-12, atol=1e-12)
+    mean, var = 0.25 * x.mean(0), 0.75 + 0.25 * x.var(0)
+    assert_allclose(layer.state["moving_mean"], mean, rtol=1e-14)
+    assert_allclose(layer.state["moving_variance"], var, rtol=1e-14)
+    y = layer.forward(x, training=False)
+    assert_allclose(y, (x - mean) / np.sqrt(var + 0.5), rtol=1e-12)
+    assert list(layer.weights) == ["gamma", "beta", "moving_mean", "moving_variance"]
+
+
+def test_weights_of_a_residual_block_lie_in_the_order_of_its_layers(rng):
+    block = Residual([Dense(3), BatchNormalization(), Dense(3)], [BatchNormalization()])
+    block.build((3,), rng)
+    norm = ["gamma", "beta", "moving_mean", "moving_variance"]
+    assert list(block.weights) == [
+        "body/dense/w", "body/dense/b", *(f"body/batch_normalization/{name}" for name in norm),
+        "body/dense_1/w", "body/dense_1/b",
+        *(f"shortcut/batch_normalization/{name}" for name in norm),
+    ]  # fmt: skip
+
+
+def test_a_layer_serves_in_one_place(rng):
+    norm = BatchNormalization()
+    with pytest.raises(ValueError, match=r"holds at 1 a BatchNormalization .* in use"):
+        Sequential([Residual(norm), norm])
+    model = Sequential([Residual(Residual(Dense(3))), Dense(2)], input_shape=(3,))
+    inner = model.layers[0].body[0].body[0]
+    with pytest.raises(ValueError, match=r"holds at 0 a Dense .* in use"):
+        Residual(inner)
 
 
 @pytest.mark.parametrize("name", ["glorot", "he", "lecun"])

@@ -11,6 +11,7 @@ from ._arrays import (
     activation_is_relu,
     as_real,
     check_indices,
+    demand_int32,
     empty,
     indices_like,
     of_shape,
@@ -241,6 +242,7 @@ def conv2d_max_pool2d(
     w = as_real(w, where, "w", x)
     problem = problem_of(cached_conv_pool, where, (x.shape, w.shape), stride, padding, dilation,
                        groups, window, pool_stride, pool_padding)
+    demand_int32(problem.geometry.y_shape, where, "the convolution's output")
     if b is not None:
         b = of_shape(b, w.shape[3:], where, "b", x, f"one number for each of `w`'s {w.shape[3]} "
                       f"output channels (`w` of shape {w.shape})")

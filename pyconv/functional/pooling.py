@@ -11,6 +11,7 @@ from ._arrays import (
     as_real,
     batch_of,
     check_indices,
+    demand_int32,
     empty,
     flag,
     indices_like,
@@ -59,8 +60,7 @@ def max_pool2d(
     return_indices = flag(return_indices, where, "return_indices")
     problem = problem_of(cached_pool, where, x.shape, window, stride, padding, dilation, ceil_mode)
     geometry = problem.geometry
-    if geometry.x_shape[1] * geometry.x_shape[2] >= 2**31:
-        raise ValueError(f"{where}: `x` of shape {x.shape} has more pixels than int32 can index")
+    demand_int32(geometry.x_shape, where, "`x`")
     count = _threads.resolve(num_threads)
     y = empty(geometry.y_shape, x.dtype, where)
     indices = empty(geometry.y_shape, np.int32, where) if return_indices else None
