@@ -297,9 +297,10 @@ cdef class Gather:
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Py_ssize_t q, column, columns, count, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t q, column, columns = phase.columns, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t pixel = self.stride_w * self.TC
         cdef Py_ssize_t row_step = self.stride_h * self.TW * self.TC
-        cdef real* to
+        cdef Block tiles
         packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
         b += block * self.block
         y += (phase.to_row * self.TW + phase.to_column) * self.TC
@@ -311,23 +312,19 @@ cdef class Gather:
         if self.wide and not (self.clips and self.spoiled):
             self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
             return
-        for q in range(q0, end):
-            to = y + q * row_step
-            column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
-            while column < columns:
-                if self.clips and self.spoiled:
-                    count = 1
+        if self.clips and self.spoiled:
+            for q in range(q0, end):
+                for column in range(min(columns, self.outputs - q * columns)):
                     self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
-                                   to + column * self.stride_w * self.TC)
-                else:
-                    count = even_part(columns - column, tile_rows(nv))
-                    pixel_tile_of(
-                        count, nv, band + (q - q0) * self.step_h * self.line
-                        + column * self.step_w * self.pixel,
-                        self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
-                        phase.run_length, packed, b, 0, relu,
-                        to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
-                column += count
+                                   y + q * row_step + column * pixel)
+            return
+        tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
+                      self.run_offset + phase.first_run, phase.runs, phase.run_length, b, relu)
+        if tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
+            # Rows that follow each other without a gap are one.
+            columns = min(columns * tiles.lines, self.outputs - q0 * columns)
+            tiles.lines = 1
+        pixel_lines(columns, nv, lanes, &tiles, band, packed, y + q0 * row_step)
 
     cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
                        real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
@@ -362,6 +359,7 @@ cdef class Gather:
         cdef real[64] total
         cdef Py_ssize_t t, h, w, zero = 0
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, NULL, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):
@@ -372,8 +370,8 @@ cdef class Gather:
                     wide_tile_of(lanes, 1, band + h * self.line + w, 0, self.plane, &zero, 1,
                                  self.C_group, packed, total, False, total, 0, 0, lanes, 1, 0)
                 else:
-                    pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
-                                  self.C_group, packed, total, 0, False, total, 0, width)
+                    pixel_lines(1, nv, width, &tile, band + h * self.line + w * self.pixel, packed,
+                                total)
             packed += self.C_group * width
         memcpy(to, total, lanes * sizeof(real))
 

@@ -364,25 +364,17 @@ cdef class Winograd:
                        Py_ssize_t count, Py_ssize_t channels, Py_ssize_t k0) noexcept nogil:
         """m = or += the 36 products of a block of tiles and a chunk of filters, over `channels`."""
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
-        cdef Py_ssize_t e, k, nv, i, rows, no_offset = 0, b_step = 0
+        cdef Py_ssize_t e, k, nv, no_offset = 0
+        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels,
+                                 zeros, False)
         cdef const real* from_u
-        cdef const real* b = zeros
-        cdef real* to
         for e in range(POINTS):
             from_u = u + e * self.u_step
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
-                i = 0
-                while i < count:
-                    rows = even_part(count - i, tile_rows(nv))
-                    to = m + e * self.m_step + i * self.k_chunk + k
-                    if zeros == NULL:
-                        b, b_step = to, self.k_chunk
-                    pixel_tile_of(
-                        rows, nv, v + e * self.v_step + i * self.c_chunk, self.c_chunk, &no_offset,
-                        1, channels, from_u, b, b_step, False, to, self.k_chunk, nv * VL)
-                    i += rows
+                pixel_lines(count, nv, nv * VL, &tiles, v + e * self.v_step, from_u,
+                            m + e * self.m_step + k)
                 from_u += channels * nv * VL
                 k += self.block
 
