@@ -319,7 +319,7 @@ cdef class Gather:
                                    y + q * row_step + column * pixel)
             return
         tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
-                      self.run_offset + phase.first_run, phase.runs, phase.run_length, b, relu)
+                      self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, b, relu)
         if tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
             # Rows that follow each other without a gap are one.
             columns = min(columns * tiles.lines, self.outputs - q0 * columns)
@@ -359,7 +359,7 @@ cdef class Gather:
         cdef real[64] total
         cdef Py_ssize_t t, h, w, zero = 0
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, NULL, False)
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, 1, NULL, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):

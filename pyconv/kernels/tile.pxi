@@ -14,12 +14,12 @@ cdef enum:
 
 cdef struct Block:
     # y[line, pixel] = b + sum over runs r, c < length of
-    # x[line * x_line + pixel * x_step + offset[r] + c] * w[r, c], then ReLU if `relu`;
-    # b NULL: added to what y holds.
+    # x[line * x_line + pixel * x_step + offset[r] + c * c_step] * w[r, c], then ReLU if `relu`;
+    # b NULL: added to what y holds. One of c_step and x_step is 1.
     Py_ssize_t lines, tiles
     Py_ssize_t x_line, x_step, y_line, y_step
     const Py_ssize_t* offset
-    Py_ssize_t runs, length
+    Py_ssize_t runs, length, c_step
     const real* b
     bint relu
 
@@ -53,16 +53,16 @@ cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept 
         size //= 2
 
 
-cdef inline inlined pixel_tiles(
-    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block,
-    const real* x, const real* w, real* y,
+cdef inline inlined sum_tiles(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block, Py_ssize_t x_step,
+    Py_ssize_t c_step, const real* x, const real* w, real* y,
 ) noexcept nogil:
     """Sums of `block.lines` x `block.tiles` tiles of `rows` pixels by `nv` vectors; see `Block`.
 
     The loops over tiles are here, not around a call: only inside of them does GCC unroll the loops
     over `rows` and `nv` so early that the sums never leave their registers.
     """
-    cdef Py_ssize_t x_step = block.x_step, y_step = block.y_step
+    cdef Py_ssize_t y_step = block.y_step
     cdef vec[24] acc
     cdef vec[2] wv
     cdef vec a
@@ -92,9 +92,10 @@ cdef inline inlined pixel_tiles(
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
                     from_w = from_w + nv * VL
                     for i in range(rows):
-                        a = vec_set(p[i * x_step + c])
+                        a = vec_set(p[i * x_step])
                         for v in range(nv):
                             acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
+                    p = p + c_step
             if block.relu:
                 for i in range(rows):
                     for v in range(nv):
@@ -106,6 +107,17 @@ cdef inline inlined pixel_tiles(
                 to = to + y_step
             from_x = from_x + rows * x_step
             to_y = to_y + rows * y_step
+
+
+cdef inline inlined pixel_tiles(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block,
+    const real* x, const real* w, real* y,
+) noexcept nogil:
+    """`sum_tiles` with one of the steps a constant: both would not find enough registers."""
+    if block.c_step == 1:
+        sum_tiles(rows, nv, block, block.x_step, 1, x, w, y)
+    else:
+        sum_tiles(rows, nv, block, 1, block.c_step, x, w, y)
 
 
 cdef inline inlined filter_tile(

@@ -46,6 +46,7 @@ cdef enum:
     BLOCK_TILES = 48             # (70 KB) stays in L2, and all 36 (2.5 MB) in L3
     FEW_ITEMS = 8
     SHARED_BYTES = 8_388_608     # reading larger filters costs more than transforming them anew
+    AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
 
@@ -144,13 +145,20 @@ cdef void input_tile_at(
         input_tile(patch, PATCH * pixel, pixel, channels, to, step)
 
 
-cdef void filter_tile_in(const real* w, real* to, Py_ssize_t step) noexcept nogil:
-    """to = G w G^T of the 3x3 taps of a vector of output channels."""
+cdef void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                         Py_ssize_t step) noexcept nogil:
+    """to = G w G^T of the 3x3 taps, `tap` apart, of a vector of output channels.
+
+    `ahead` is where a later call will read: lines come slowly from memory, 9 places at once.
+    """
     cdef vec36 t
     cdef real* s = <real*> t
     cdef Py_ssize_t i
+    if ahead:
+        for i in range(9):
+            prefetch(w + i * tap + ahead)
     for i in range(3):
-        filter_line(w + i * VL, 3 * VL, s + i * VL, 3 * VL)
+        filter_line(w + i * tap, 3 * tap, s + i * VL, 3 * VL)
     for i in range(PATCH):
         filter_line(s + i * 3 * VL, VL, to + i * PATCH * step, step)
 
@@ -215,16 +223,17 @@ cdef class Winograd:
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
     cdef readonly Py_ssize_t work
-    cdef bint flipped, shared                           # filters transformed before
+    cdef bint flipped, shared, staged                   # filters, tiles transformed before
     cdef bint spoiled                                   # some output is not finite
-    cdef Workspace filters, scratch, bias
+    cdef Workspace filters, inputs, scratch, bias
 
     def __cinit__(self, source, target, before, bint flipped):
         self.N, self.H, self.W, self.C = source
         self.TH, self.TW, self.K = target[1:]
         self.top, self.left = before
         self.flipped = flipped
-        self.filters, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
+        self.filters, self.inputs = Workspace(), Workspace()
+        self.scratch, self.bias = Workspace(), Workspace()
         self.cut()
 
     cdef cut(self):
@@ -238,6 +247,7 @@ cdef class Winograd:
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
         while small and self.most > 12 and self.tiles * self.K < ITEMS * self.most * most:
             self.most = max(12, self.most - 12)
+        self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most
         while most > 32 and blocks * ((self.K + most - 1) // most) < FEW_ITEMS:
             most //= 2
@@ -247,6 +257,7 @@ cdef class Winograd:
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.items = blocks * self.k_chunks
         self.shared = small and blocks > 1
+        self.staged = blocks == 1 and self.k_chunks > 1
         self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
@@ -262,7 +273,9 @@ cdef class Winograd:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Py_ssize_t item
         cdef Py_ssize_t filters = self.c_chunks * self.k_chunks if self.shared else 0
+        cdef Py_ssize_t inputs = self.c_chunks * self.tiles // self.across if self.staged else 0
         cdef real* u = self.filters.take(filters * POINTS * self.u_step)
+        cdef real* v = self.inputs.take(self.c_chunks * POINTS * self.v_step if self.staged else 0)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef real* bias = self.bias.take(self.k_chunks * self.k_chunk + self.block)
         cdef int threads = team(self.work, num_threads)
@@ -276,9 +289,14 @@ cdef class Winograd:
                 self.transform_filters(w, u + item * POINTS * self.u_step, item // self.c_chunks,
                                        item % self.c_chunks)
                 item_ends()
+            if self.staged:
+                region_starts(is_shared(self.work))
+            for item in prange(inputs, schedule="dynamic", num_threads=threads):
+                self.transform_row(x, v, scratch + threadid() * self.area, item)
+                item_ends()
             region_starts(is_shared(self.work))
             for item in prange(self.items, schedule="dynamic", num_threads=threads):
-                self.run_item(x, w, u, bias, relu, y, scratch + threadid() * self.area, item)
+                self.run_item(x, w, u, v, bias, relu, y, scratch + threadid() * self.area, item)
                 item_ends()
         return not self.spoiled
 
@@ -289,9 +307,17 @@ cdef class Winograd:
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
         cdef Py_ssize_t end = min(k + self.k_chunk, self.K)
         cdef Py_ssize_t groups = (channels + VL - 1) // VL, vectors = (end - k + VL - 1) // VL
-        cdef Py_ssize_t c, v, width, g, i
+        cdef Py_ssize_t c, v, width, g, i, tap = self.C * self.K, last = channels - AHEAD
         cdef real* to
         cdef vec144 taps
+        if not self.flipped and (end - k) % VL == 0:  # from w, as it lies
+            for c in range(channels):
+                for v in range(vectors):
+                    to = u + v * VL // self.block * self.block * channels + v * VL % self.block
+                    width = min(self.block, end - k - v * VL // self.block * self.block)
+                    filter_tile_in(w + (c0 + c) * self.K + k + v * VL, tap,
+                                   AHEAD * self.K if c < last else 0, to + c * width, self.u_step)
+            return
         for g in range(groups * vectors):  # along the rows of w
             c, v = (g % groups, g // groups) if self.flipped else (g // vectors, g % vectors)
             c, v = c * VL, v * VL
@@ -299,7 +325,7 @@ cdef class Winograd:
             to = u + v // self.block * self.block * channels + v % self.block
             width = (min(self.block, end - k - v // self.block * self.block) + VL - 1) // VL * VL
             for i in range(min(VL, channels - c)):
-                filter_tile_in(<real*> (taps + 9 * i), to + (c + i) * width, self.u_step)
+                filter_tile_in(<real*> (taps + 9 * i), VL, 0, to + (c + i) * width, self.u_step)
 
     cdef void load_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
                         Py_ssize_t k, Py_ssize_t lanes) noexcept nogil:
@@ -326,34 +352,51 @@ cdef class Winograd:
             for i in range(VL):
                 taps[9 * i + (8 - t if self.flipped else t)] = a[i]
 
-    cdef void run_item(self, const real* x, const real* w, const real* u, const real* b,
-                       bint relu, real* y, real* scratch, Py_ssize_t item) noexcept nogil:
+    cdef void transform_row(self, const real* x, real* v, real* patch, Py_ssize_t item) noexcept nogil:
+        """A row of tiles of one image, for one chunk of channels, where one block has all tiles."""
+        cdef Py_ssize_t c_index = item % self.c_chunks, first = item // self.c_chunks * self.across
+        v += c_index * POINTS * self.v_step + first * self.c_chunk
+        self.transform_inputs(x, c_index, first, self.across, patch, v)
+
+    cdef void transform_inputs(self, const real* x, Py_ssize_t c_index, Py_ssize_t first,
+                               Py_ssize_t count, real* patch, real* v) noexcept nogil:
+        """`count` tiles of one chunk of input channels: [point, tile, c]."""
+        cdef Py_ssize_t c0 = c_index * self.c_chunk, tile
+        cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
+        for tile in range(first, first + count):
+            input_tile_at(
+                x + tile // self.tiles_image * self.H * self.W * self.C + c0,
+                self.H, self.W, self.C, channels,
+                tile % self.tiles_image // self.across * TILE - self.top,
+                tile % self.across * TILE - self.left,
+                patch, v + (tile - first) * self.c_chunk, self.c_chunk, self.v_step)
+
+    cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
+                       const real* b, bint relu, real* y, real* scratch,
+                       Py_ssize_t item) noexcept nogil:
         """One block of tiles for one chunk of channels."""
         cdef Py_ssize_t first = item // self.k_chunks * self.most
         cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k_index = item % self.k_chunks
         cdef Py_ssize_t k0 = k_index * self.k_chunk
-        cdef Py_ssize_t c_index, c0, channels, i, tile
+        cdef Py_ssize_t c_index, channels, i
         cdef real* m = scratch + POINTS * self.v_step
         cdef real* patch = m + POINTS * self.m_step
-        cdef real* own = patch + POINTS * self.c_chunk
+        cdef real* own_u = patch + POINTS * self.c_chunk
+        cdef const real* from_u = own_u
+        cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
         for c_index in range(self.c_chunks):
-            c0 = c_index * self.c_chunk
-            channels = min(self.c_chunk, self.C - c0)
+            channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
-                own = <real*> u + (k_index * self.c_chunks + c_index) * POINTS * self.u_step
+                from_u = u + (k_index * self.c_chunks + c_index) * POINTS * self.u_step
             else:
-                self.transform_filters(w, own, k_index, c_index)
-            for i in range(count):
-                tile = first + i
-                input_tile_at(
-                    x + tile // self.tiles_image * self.H * self.W * self.C + c0,
-                    self.H, self.W, self.C, channels,
-                    tile % self.tiles_image // self.across * TILE - self.top,
-                    tile % self.across * TILE - self.left,
-                    patch, scratch + i * self.c_chunk, self.c_chunk, self.v_step)
-            self.multiply(scratch, own, b if c_index == 0 else NULL, m, count, channels, k0)
+                self.transform_filters(w, own_u, k_index, c_index)
+            if self.staged:
+                from_v = v + c_index * POINTS * self.v_step
+            else:
+                self.transform_inputs(x, c_index, first, count, patch, scratch)
+            self.multiply(from_v, from_u, b if c_index == 0 else NULL, m, count, channels, k0)
         for i in range(count):
             self.transform_output(m + i * self.k_chunk, b + self.block, relu, y, first + i, k0,
                                   &check)
@@ -365,7 +408,7 @@ cdef class Winograd:
         """m = or += the 36 products of a block of tiles and a chunk of filters, over `channels`."""
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
         cdef Py_ssize_t e, k, nv, no_offset = 0
-        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels,
+        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels, 1,
                                  zeros, False)
         cdef const real* from_u
         for e in range(POINTS):
