@@ -283,11 +283,31 @@ cdef class Gather:
             pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
                      self.line // self.pixel, self.pixel, row, self.left,
                      (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
+        if self.clips:
+            self.clear_phases(y, q0, rows, block0, block1)
         for block in range(block0, block1):
             channel = (block // self.blocks_group - group0) * self.C_group
             for p in range(self.phase_count):
                 self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1),
                                packed, b, relu, y, &self.phases[p], block, q0, rows)
+
+    cdef Py_ssize_t first_channel(self, Py_ssize_t block) noexcept nogil:
+        """The first output channel of a block; C_out behind the last."""
+        return block // self.blocks_group * self.K_group + block % self.blocks_group * self.block
+
+    cdef void clear_phases(self, real* y, Py_ssize_t q0, Py_ssize_t rows, Py_ssize_t block0,
+                           Py_ssize_t block1) noexcept nogil:
+        """Zeros where no tap reaches, in dx: all channels of a pixel at once."""
+        cdef Py_ssize_t k = self.first_channel(block0)
+        cdef size_t size = (self.first_channel(block1) - k) * sizeof(real)
+        cdef Py_ssize_t p, q, column
+        cdef Phase* phase
+        for p in range(self.phase_count):
+            phase = &self.phases[p]
+            for q in range(q0, min(q0 + rows, phase.rows) if phase.taps == 0 else q0):
+                for column in range(phase.columns):
+                    memset(y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column
+                                + column * self.stride_w) * self.TC + k, 0, size)
 
     cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
                         real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
@@ -309,6 +329,8 @@ cdef class Gather:
             row_step = self.TC * self.planar
         else:
             y += group * self.K_group + k
+        if self.clips and phase.taps == 0:
+            return
         if self.wide and not (self.clips and self.spoiled):
             self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
             return
