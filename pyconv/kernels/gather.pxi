@@ -51,6 +51,42 @@ cdef void pad_rows(
         band += width * pixel
 
 
+cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes, real* packed,
+                    Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[i * step, :lanes], then zeros."""
+    cdef Py_ssize_t i, k
+    for i in range(rows):
+        for k in range(width // VL):
+            (<vec*> packed)[k] = load_part(w + k * VL, lanes - k * VL)
+        if width < VL:
+            copy_short(packed, w, width)
+        w += step
+        packed += width
+
+
+cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes,
+                       real* packed, Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[:lanes, i], then zeros; a column is `step` long. VL x VL at a time."""
+    cdef vec[16] square
+    cdef Py_ssize_t k = 0, i, j, columns, count
+    while k < lanes:
+        columns, i = min(VL, lanes - k), 0
+        while i < rows:
+            count = min(VL, rows - i)
+            for j in range(VL):
+                square[j] = vec_set(0)
+                if j < columns:
+                    square[j] = load_part(w + (k + j) * step + i, count)
+            transpose(square)
+            for j in range(count):
+                if width < VL:
+                    copy_short(packed + (i + j) * width, <real*> &square[j], width)
+                else:
+                    (<vec*> (packed + (i + j) * width + k))[0] = square[j]
+            i += VL
+        k += VL
+
+
 cdef tuple in_rows(tuple shape):
     """Pixels that do not know their neighbours, as one image of rows of ROW: (1, rows, ROW, C)."""
     N, H, W, C = shape
@@ -90,6 +126,8 @@ cdef class Gather:
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
     cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
     cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
+    cdef bint few                                  # pixels: too few to repay packing the weights
+    cdef const real* w                             # the weights of this call
     cdef Phase* phases
     cdef Py_ssize_t* tap_h
     cdef Py_ssize_t* tap_w
@@ -103,8 +141,11 @@ cdef class Gather:
                   bint clips, bint flat=True):
         cdef Py_ssize_t p, t = 0
         self.outputs, self.clips, self.planar = PY_SSIZE_T_MAX, clips, 0
-        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
-        self.wide = 2 * (target[3] // groups) <= VL and 2 * (target[2] // stride[1]) >= VL
+        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most,
+        # and rows fill theirs by half as much again, which the turning into planes takes.
+        K, columns = target[3] // groups, target[2] // stride[1]
+        self.wide = (2 * K <= VL and 2 * columns >= VL
+                     and 3 * K * ((columns + VL - 1) // VL) <= 2 * columns)
         if (flat and not self.wide and step == stride == (1, 1)
                 and phases == [((0, 0), [(0, 0, 0)])]):
             self.outputs = target[0] * target[1] * target[2]
@@ -135,6 +176,8 @@ cdef class Gather:
                 t += 1
         self.cut()
         self.find_runs()
+        self.few = (not self.wide and not clips
+                    and min(self.N * self.rows * self.columns, self.outputs) <= TILE_1)
 
     def __dealloc__(self):
         free(self.phases)
@@ -227,25 +270,22 @@ cdef class Gather:
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
-        cdef Py_ssize_t t, c, j
-        cdef const real* p
+        cdef Py_ssize_t t
         cdef real* first
         cdef vec zero = vec_set(0)
+        if self.few and lanes == self.block:
+            return
         packed += block * self.tap_count * self.C_group * self.block
         first = packed
         w += group * self.w_group + k * self.w_out
         for t in range(self.tap_count):
-            for c in range(self.C_group):
-                p = w + self.tap_index[t] * self.w_tap + c * self.w_in
-                if self.w_out == 1 and lanes == 2 * VL:
-                    (<vec*> packed)[0] = (<const vec*> p)[0]
-                    (<vec*> packed)[1] = (<const vec*> p)[1]
-                else:
-                    for j in range(lanes):
-                        packed[j] = p[j * self.w_out]
-                    for j in range(lanes, width):
-                        packed[j] = 0
-                packed += width
+            if self.w_out == 1:
+                pack_rows(w + self.tap_index[t] * self.w_tap, self.w_in, self.C_group, lanes, packed,
+                          width)
+            else:
+                pack_columns(w + self.tap_index[t] * self.w_tap, self.w_out, self.C_group, lanes,
+                             packed, width)
+            packed += self.C_group * width
         if self.clips:
             while first < packed:
                 zero = zero + load_part(first, packed - first) * vec_set(0)
@@ -321,7 +361,11 @@ cdef class Gather:
         cdef Py_ssize_t pixel = self.stride_w * self.TC
         cdef Py_ssize_t row_step = self.stride_h * self.TW * self.TC
         cdef Block tiles
-        packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
+        cdef Py_ssize_t w_step = width
+        if self.few and lanes == self.block:
+            packed, w_step = self.w + group * self.w_group + k, self.w_in
+        else:
+            packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
         b += block * self.block
         y += (phase.to_row * self.TW + phase.to_column) * self.TC
         if self.planar:
@@ -341,7 +385,8 @@ cdef class Gather:
                                    y + q * row_step + column * pixel)
             return
         tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
-                      self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, b, relu)
+                      self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, w_step, b,
+                      relu)
         if tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
             # Rows that follow each other without a gap are one.
             columns = min(columns * tiles.lines, self.outputs - q0 * columns)
@@ -381,7 +426,7 @@ cdef class Gather:
         cdef real[64] total
         cdef Py_ssize_t t, h, w, zero = 0
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, 1, NULL, False)
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, 1, width, NULL, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):
@@ -408,6 +453,7 @@ cdef class Gather:
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
         self.spoiled = False
+        self.w = w
         region_starts(size > TINY)
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)

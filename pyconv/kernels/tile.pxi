@@ -15,22 +15,14 @@ cdef enum:
 cdef struct Block:
     # y[line, pixel] = b + sum over runs r, c < length of
     # x[line * x_line + pixel * x_step + offset[r] + c * c_step] * w[r, c], then ReLU if `relu`;
-    # b NULL: added to what y holds. One of c_step and x_step is 1.
+    # b NULL: added to what y holds. w[r, c] are nv vectors, w_step numbers from one c to the next.
+    # Fast where w_step is nv vectors and one of c_step and x_step is 1.
     Py_ssize_t lines, tiles
     Py_ssize_t x_line, x_step, y_line, y_step
     const Py_ssize_t* offset
-    Py_ssize_t runs, length, c_step
+    Py_ssize_t runs, length, c_step, w_step
     const real* b
     bint relu
-
-
-cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
-    """The next `count` numbers, at most VL; the lanes behind them are zero."""
-    cdef vec a = vec_set(0)
-    if count >= VL:
-        return (<const vec*> p)[0]
-    memcpy(&a, p, count * sizeof(real))
-    return a
 
 
 cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept nogil:
@@ -53,9 +45,18 @@ cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept 
         size //= 2
 
 
+cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
+    """The next `count` numbers, at most VL; the lanes behind them are zero."""
+    cdef vec a = vec_set(0)
+    if count >= VL:
+        return (<const vec*> p)[0]
+    copy_short(<real*> &a, p, max(0, count))
+    return a
+
+
 cdef inline inlined sum_tiles(
     const Py_ssize_t rows, const Py_ssize_t nv, const Block* block, Py_ssize_t x_step,
-    Py_ssize_t c_step, const real* x, const real* w, real* y,
+    Py_ssize_t c_step, Py_ssize_t w_step, const real* x, const real* w, real* y,
 ) noexcept nogil:
     """Sums of `block.lines` x `block.tiles` tiles of `rows` pixels by `nv` vectors; see `Block`.
 
@@ -90,7 +91,7 @@ cdef inline inlined sum_tiles(
                 for c in range(block.length):
                     for v in range(nv):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
-                    from_w = from_w + nv * VL
+                    from_w = from_w + w_step
                     for i in range(rows):
                         a = vec_set(p[i * x_step])
                         for v in range(nv):
@@ -113,11 +114,13 @@ cdef inline inlined pixel_tiles(
     const Py_ssize_t rows, const Py_ssize_t nv, const Block* block,
     const real* x, const real* w, real* y,
 ) noexcept nogil:
-    """`sum_tiles` with one of the steps a constant: both would not find enough registers."""
-    if block.c_step == 1:
-        sum_tiles(rows, nv, block, block.x_step, 1, x, w, y)
+    """`sum_tiles` with steps that are constants: all together do not find enough registers."""
+    if block.w_step != nv * VL:
+        sum_tiles(rows, nv, block, block.x_step, block.c_step, block.w_step, x, w, y)
+    elif block.c_step == 1:
+        sum_tiles(rows, nv, block, block.x_step, 1, nv * VL, x, w, y)
     else:
-        sum_tiles(rows, nv, block, 1, block.c_step, x, w, y)
+        sum_tiles(rows, nv, block, 1, block.c_step, nv * VL, x, w, y)
 
 
 cdef inline inlined filter_tile(

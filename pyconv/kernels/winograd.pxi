@@ -448,7 +448,7 @@ cdef class Winograd:
         """m = or += the 36 products of a block of tiles and a chunk of filters, over `channels`."""
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
         cdef Py_ssize_t e, k, nv, no_offset = 0
-        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels, 1,
+        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels, 1, 0,
                                  zeros, False)
         cdef const real* from_u
         for e in range(POINTS):
@@ -456,6 +456,7 @@ cdef class Winograd:
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
+                tiles.w_step = nv * VL
                 pixel_lines(count, nv, nv * VL, &tiles, v + e * self.v_step, from_u,
                             m + e * self.m_step + k)
                 from_u += channels * nv * VL

@@ -237,13 +237,14 @@ cdef class WinogradFilter:
         """q = (if first) or += the 36 products of a block of tiles of x and of dy."""
         cdef Py_ssize_t e, k, nv, no_offset = 0
         cdef Block tiles = Block(1, 0, 0, 1, 0, self.k_chunk, &no_offset, 1, count, self.c_chunk,
-                                 NULL, False)
+                                 0, NULL, False)
         for e in range(POINTS):
             if first:
                 memset(q, 0, channels * self.k_chunk * sizeof(real))
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
+                tiles.w_step = nv * VL
                 pixel_lines(channels, nv, nv * VL, &tiles, v, d + k * self.most, q + k)
                 k += self.block
             v += self.v_step
