@@ -92,6 +92,22 @@ def test_a_plan_gives_the_same_bits_again():
         assert got.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("channels", [(16, 32), (33, 70), (150, 140)], ids=str)
+def test_a_filter_changed_in_place_is_noticed(channels, isa):
+    case = Case(9, 10, *channels, ((1, 1), (1, 1)))
+    plan = case.plan(isa)
+    last = case.run(plan)[0].tobytes()
+    places = np.random.default_rng(1).integers(case.w.size, size=6)
+    for place in (0, *places, case.w.size - 1):
+        case.w.flat[place] += 1
+        results = case.run(plan)
+        assert results[0].tobytes() != last
+        last = results[0].tobytes()
+        for got, want in zip(results, case.run(case.plan(isa)), strict=True):
+            assert got.tobytes() == want.tobytes()
+
+
 def test_relu():
     case = Case(9, 10, 16, 40, ((1, 1), (1, 1)))
     plan = case.plan(KERNELS[0])
