@@ -97,7 +97,7 @@ cdef class ConvPoolPlan:
             return
         if b is not None:
             bias = &b[0]
-        if self.conv.winograd_y:
+        if self.conv.winograd_y or self.conv.lined_y:
             self.run_apart(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
                            &indices[0, 0, 0, 0], num_threads)
         else:
