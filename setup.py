@@ -5,6 +5,8 @@ Environment
 PYCONV_OPENMP=0|1      0: build without OpenMP; 1: fail where it is missing (default: probe, warn)
 PYCONV_BUILD_ISA=...   comma list out of v3,v4 (default: both on x86-64); empty: baseline alone
 PYCONV_DEBUG=1         bounds checks on, -O1 -g; for test runs, not for wheels
+PYCONV_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer, -O1 -g; see
+                       tests/run_sanitizers.sh, which preloads their runtime
 """
 
 import os
@@ -17,6 +19,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("PYCONV_DEBUG") == "1"
+SANITIZE = os.environ.get("PYCONV_SANITIZE") == "1"
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {
     "": [],
@@ -31,6 +34,7 @@ OPTIMISE = [
     "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
     "-fno-tree-slp-vectorize",
 ]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 OPTIMISE_GCC = ["--param=max-completely-peeled-insns=2000", "--param=max-completely-peel-times=40"]
 DIRECTIVES = {
     "language_level": 3, "binding": False, "embedsignature": True, "cdivision": True,
@@ -56,11 +60,15 @@ class BuildKernels(build_ext):
             raise SystemExit("pyconv's kernels use GCC's vector types: build with gcc or clang")
         if self.parallel is None:
             self.parallel = os.cpu_count()
-        flags = ["-O1", "-g"] if DEBUG else OPTIMISE + [p for p in OPTIMISE_GCC if self._accepts(p)]
-        openmp = ["-fopenmp"] if self._has_openmp() else []
+        flags = OPTIMISE + [p for p in OPTIMISE_GCC if self._accepts(p)]
+        if DEBUG or SANITIZE:
+            flags = ["-O1", "-g", "-fno-omit-frame-pointer"]
+        both = ["-fopenmp"] if self._has_openmp() else []  # for compiler and linker
+        if SANITIZE:
+            both += SANITIZERS
         for ext in self.extensions:
-            ext.extra_compile_args = flags + openmp + ext.extra_compile_args
-            ext.extra_link_args = openmp + ext.extra_link_args
+            ext.extra_compile_args = flags + both + ext.extra_compile_args
+            ext.extra_link_args = both + ext.extra_link_args
         super().build_extensions()
 
     def _has_openmp(self) -> bool:

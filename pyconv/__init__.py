@@ -38,8 +38,10 @@ _LATER = {
         "distribute_value", "pool_backward", "pool_forward", "zero_pad",
     ),
     "layers": (
-        "Activation", "AveragePooling2D", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten",
-        "GlobalAveragePooling2D", "MaxPooling2D", "ReLU", "Rescaling", "ZeroPadding2D",
+        "ELU", "Activation", "AveragePooling2D", "BatchNormalization", "Conv2D", "Conv2DTranspose",
+        "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
+        "GlobalMaxPooling2D", "LeakyReLU", "MaxPooling2D", "ReLU", "Rescaling", "Residual",
+        "ZeroPadding2D",
     ),
     "model": ("Sequential", "load_model"),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),

@@ -33,6 +33,13 @@ class ConvPlan:
         self, dy: _Array, x: _Array, w: _Array, dx: _Array | None, dw: _Array | None,
         db: _Array | None, num_threads: int,
     ) -> None: ...
+    def transpose(
+        self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, num_threads: int
+    ) -> None: ...
+    def transpose_backward(
+        self, dy: _Array, x: _Array, w: _Array, dx: _Array | None, dw: _Array | None,
+        db: _Array | None, num_threads: int,
+    ) -> None: ...
 
 @final
 class ConvPoolPlan:
@@ -50,6 +57,35 @@ class ConvPoolPlan:
         self, dy: _Array, indices: NDArray[int32], x: _Array, w: _Array, dx: _Array | None,
         dw: _Array | None, db: _Array | None, num_threads: int,
     ) -> None: ...
+
+# Batch normalization: arrays (P, C) of P pixels, parameters (C,)
+
+@final
+class BatchNormPlan:
+    @property
+    def P(self) -> int: ...
+    @property
+    def C(self) -> int: ...
+    def __init__(self, P: int, C: int) -> None: ...
+    def forward(
+        self, x: _Array, gamma: _Array, beta: _Array, epsilon: float, r: _Array | None, relu: bool,
+        y: _Array, mean: _Array, var: _Array, moving: tuple[_Array, _Array] | None, momentum: float,
+        num_threads: int,
+    ) -> None: ...
+    def inference(
+        self, x: _Array, gamma: _Array, beta: _Array, mean: _Array, var: _Array, epsilon: float,
+        r: _Array | None, relu: bool, y: _Array, num_threads: int,
+    ) -> None: ...
+    def backward(
+        self, dy: _Array, x: _Array, gamma: _Array, beta: _Array, mean: _Array, var: _Array,
+        epsilon: float, relu: bool, y: _Array | None, dx: _Array | None, dgamma: _Array,
+        dbeta: _Array, dr: _Array | None, num_threads: int,
+    ) -> None: ...
+
+def fold_batch_norm(
+    w: _Array, b: _Array | None, gamma: _Array, beta: _Array, mean: _Array, var: _Array,
+    epsilon: float, to_w: _Array, to_b: _Array, num_threads: int,
+) -> None: ...
 
 # Directions of a plan; plans make them.
 
@@ -116,10 +152,21 @@ def average_pool_backward(
 
 def relu(x: _Array, y: _Array, num_threads: int) -> None: ...
 def relu_backward(dy: _Array, y: _Array, dx: _Array, num_threads: int) -> None: ...
+def add(x: _Array, r: _Array, y: _Array, relu: bool, num_threads: int) -> None: ...
+def activation(x: _Array, y: _Array, kind: int, a: float, num_threads: int) -> None: ...
+def activation_backward(
+    dy: _Array, y: _Array, dx: _Array, kind: int, a: float, num_threads: int
+) -> None: ...
+def dropout(x: _Array, y: _Array, seed: int, rate: float, num_threads: int) -> None: ...
 def softmax(x: _Array, y: _Array, num_threads: int) -> None: ...
+def softmax_backward(dy: _Array, y: _Array, dx: _Array, num_threads: int) -> None: ...
 def softmax_cross_entropy(
-    x: _Array, labels: NDArray[int64] | None, targets: _Array | None, dx: _Array,
-    losses: NDArray[float64], num_threads: int,
+    x: _Array, labels: NDArray[int64] | None, targets: _Array | None, weights: NDArray[float64] | None,
+    smoothing: float, dx: _Array, losses: NDArray[float64], num_threads: int,
+) -> float: ...
+def elementwise_loss(
+    x: _Array, t: _Array, weights: NDArray[float64] | None, logistic: bool, smoothing: float,
+    dx: _Array, losses: NDArray[float64], num_threads: int,
 ) -> float: ...
 def adam(
     w: _Array, g: _Array, m: _Array, v: _Array, rate: float, beta_1: float, beta_2: float,
@@ -134,3 +181,85 @@ def sgd(
 
 def record_items(times: NDArray[float64] | None) -> int: ...
 def fma_probe(out: _Array, steps: int) -> int: ...
+
+# Operations of a network, bound to memory
+
+@final
+class Buffer:
+    @property
+    def array(self) -> Any: ...
+    def bind(self, array: _Array) -> None: ...
+
+class Operation: ...
+
+@final
+class Convolution(Operation):
+    def __init__(
+        self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
+        db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class TransposedConvolution(Operation):
+    def __init__(
+        self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
+        db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class ConvolutionMaxPool(Operation):
+    def __init__(
+        self, plan: ConvPoolPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
+        indices: Buffer, dy: Buffer | None = None, dx: Buffer | None = None,
+        dw: Buffer | None = None, db: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Rectify(Operation):
+    def __init__(
+        self, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None, dx: Buffer | None = None
+    ) -> None: ...
+
+@final
+class Normalization(Operation):
+    def __init__(
+        self, plan: BatchNormPlan, epsilon: float, momentum: float, training: bool, relu: bool,
+        x: Buffer, gamma: Buffer, beta: Buffer, r: Buffer | None, y: Buffer, mean: Buffer | None,
+        var: Buffer | None, moving_mean: Buffer, moving_var: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None, dgamma: Buffer | None = None, dbeta: Buffer | None = None,
+        dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class FoldNormalization(Operation):
+    def __init__(
+        self, inputs: int, C: int, epsilon: float, w: Buffer, b: Buffer | None, gamma: Buffer,
+        beta: Buffer, mean: Buffer, var: Buffer, to_w: Buffer, to_b: Buffer,
+    ) -> None: ...
+
+@final
+class Fork(Operation):
+    def __init__(self, count: int, da: Buffer, db: Buffer, dx: Buffer) -> None: ...
+
+@final
+class Sum(Operation):
+    def __init__(
+        self, count: int, relu: bool, x: Buffer, r: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None, dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Activate(Operation):
+    def __init__(
+        self, kind: int, a: float, count: int, x: Buffer, y: Buffer, dy: Buffer | None = None,
+        dx: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class Call(Operation):
+    def __init__(self, call: Any, call_back: Any = None) -> None: ...
+
+def run_forward(operations: list[Operation], num_threads: int) -> None: ...
+def run_backward(operations: list[Operation], num_threads: int) -> None: ...

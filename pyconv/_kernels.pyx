@@ -26,5 +26,11 @@ include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling
 include "kernels/pool_average.pxi"  # average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
-include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
+include "kernels/batch_norm_tile.pxi"  # sums and rows of batch normalization
+include "kernels/batch_norm.pxi"   # batch normalization, ReLU and a sum as one
+include "kernels/elementwise.pxi"  # ReLU, optimizers
+include "kernels/exponential.pxi"  # exp, expm1 and log1p of vectors
+include "kernels/activations.pxi"  # other activations, dropout
+include "kernels/losses.pxi"       # softmax, and the losses with their gradients
+include "kernels/program.pxi"      # operations of a network, bound to memory
 include "kernels/probe.pxi"        # the peak of multiply-adds, for benchmarks

@@ -57,8 +57,8 @@ class PoolGeometry:
     pad_right = property(lambda self: self.pads[1][1])
 
 
-def integer(value: Any, name: str, *, least: int) -> int:
-    """`value` as an int of at least `least`, or an error that names it `name`."""
+def integer(value: Any, name: str, *, least: int, most: int = _LARGEST) -> int:
+    """`value` as an int from `least` to `most`, or an error that names it `name`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -67,8 +67,8 @@ def integer(value: Any, name: str, *, least: int) -> int:
         raise TypeError(
             f"`{name}` is {value!r} ({type(value).__name__}); expected an integer"
         ) from None
-    if not least <= number <= _LARGEST:
-        raise ValueError(f"`{name}` is {number}; expected {least} to {_LARGEST}")
+    if not least <= number <= most:
+        raise ValueError(f"`{name}` is {number}; expected {least} to {most}")
     return number
 
 
@@ -194,6 +194,87 @@ def conv_geometry(
     )
 
 
+def conv_transpose_geometry(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any = 1, padding: Any = "valid",
+    output_padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+) -> ConvGeometry:
+    """The convolution whose input gradient a transposed convolution is.
+
+    It takes the transposed convolution's output to its input: of what is returned, `y_shape` is the
+    given `x_shape`, `x_shape` is the shape of the transposed convolution's output, and `pads` are
+    what is cropped from it, negative where `output_padding` adds more.
+
+    Parameters
+    ----------
+    x_shape, w_shape : tuple
+        (N, H, W, C_in) and (KH, KW, C_out // groups, C_in).
+    stride, dilation : int or (h, w)
+    padding : str, int, (h, w), or ((top, bottom), (left, right))
+        What is cropped from (H - 1) stride + span + output_padding rows: nothing by "valid"; by
+        "same" and "same_lower", what is more than H stride.
+    output_padding : int or (h, w)
+        Rows and columns added at the bottom and at the right.
+    groups : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments do not fit together; the message says which, and what would.
+    """
+    if len(x_shape) != 4:
+        raise ValueError(
+            f"`x` has {len(x_shape)} dimensions (shape {x_shape}); expected 4: (N, H, W, C_in). "
+            "For a single image use x[None]"
+        )
+    if len(w_shape) != 4:
+        raise ValueError(
+            f"`w` has {len(w_shape)} dimensions (shape {w_shape}); expected 4: "
+            "(KH, KW, C_out // groups, C_in)"
+        )
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    more = pair(output_padding, "output_padding", least=0)
+    groups = integer(groups, "groups", least=1)
+    (N, H, W, C_in), (KH, KW, C_group, C_filter) = x_shape, w_shape
+    _positive("x", x_shape, ("H", "W", "C_in"))
+    _positive("w", w_shape, ("KH", "KW", "C_out // groups", "C_in"))
+    if C_in != C_filter:
+        hint = ""
+        if H == C_filter:
+            hint = ". Is `x` in NCHW order? Use np.moveaxis(x, 1, -1)"
+        elif C_in == C_group * groups:
+            hint = ". Are its last axes the other way around? Use np.swapaxes(w, 2, 3)"
+        raise ValueError(
+            f"`x` has {C_in} channels (shape {x_shape}, NHWC) but `w` expects {C_filter} "
+            f"(shape {w_shape}, (KH, KW, C_out // groups, C_in)){hint}"
+        )
+    if C_in % groups:
+        raise ValueError(
+            f"`groups` is {groups}, which does not divide the {C_in} channels of `x` (shape "
+            f"{x_shape}, NHWC)"
+        )
+    kernel = KH, KW
+    full = [(n - 1) * s + span(k, d) + m
+            for n, k, s, d, m in zip((H, W), kernel, stride, dilation, more, strict=True)]
+    if isinstance(padding, str) and padding in ("same", "same_lower"):
+        pads = []
+        for n, s, size in zip((H, W), stride, full, strict=True):
+            small = max(size - n * s, 0) // 2
+            large = size - n * s - small
+            pads.append((small, large) if padding == "same" or large < 0 else (large, small))
+    else:
+        pads = list(resolve_pads(padding, (H, W), kernel, stride, dilation))
+    OH, OW = (size - sum(crop) for size, crop in zip(full, pads, strict=True))
+    if OH < 1 or OW < 1:
+        raise ValueError(
+            f"`padding` {padding!r} crops all of the {full[0]}x{full[1]} pixels that `x` of shape "
+            f"{x_shape} and `w` of shape {w_shape} give; the output would be empty. Use less padding"
+        )
+    return ConvGeometry(
+        _checked_size((N, OH, OW, C_group * groups)), w_shape, x_shape, stride, dilation,
+        (pads[0], pads[1]), groups
+    )
+
+
 def pool_geometry(
     x_shape: tuple[int, ...], window: Any, stride: Any = None, padding: Any = "valid",
     dilation: Any = 1, ceil_mode: bool = False,
@@ -232,9 +313,9 @@ def pool_geometry(
     sizes = []
     for size, (before, after), k, s, d in zip((H, W), pads, window, stride, dilation, strict=True):
         room = size + before + after - span(k, d)
-        count = (room + s - 1 if ceil_mode else room) // s + 1
-        if ceil_mode and (count - 1) * s >= size + before:
-            count -= 1
+        count = room // s + 1
+        if ceil_mode:  # large padding behind the image may have room for several windows
+            count = min(-(-room // s), (size + before - 1) // s) + 1
         if count < 1 or (room < 0 and not ceil_mode):
             raise ValueError(
                 f"`window` {window} with `dilation` {dilation} spans {span(window[0], dilation[0])}x"

@@ -8,25 +8,27 @@ call, whatever the layers are.
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import fusion, losses, optimizers, serialization
-from ._arguments import choose, named_keywords, real
+from . import _examples, fusion, losses, optimizers, serialization, summary
+from ._arguments import choose, named_keywords
+from ._examples import Examples, Shuffle
 from .callbacks import Callback, History, Logs, progress
-from .functional import softmax
+from .functional import get_num_threads, softmax
+from .functional.losses import weights_of
 from .geometry import integer
 from .layers import Layer, Shape
+from .layers.base import checked_layers, names_of
+from .losses import Loss
 from .optimizers import Optimizer
+from .program import Programs
 
 Array = NDArray[Any]
-Shuffle = bool | Callable[[int], ArrayLike]
 
 # Rows at a time where nothing is learned: enough to fill the threads, small enough for the caches.
 INFERENCE_BATCH = 128
@@ -47,8 +49,10 @@ class Sequential:
         Of parameters, activations and gradients; inputs of any other number type are converted
         batch by batch.
     fuse : bool, default True
-        Let one kernel compute neighbouring layers where it can, such as a convolution, its ReLU and
-        the max pooling behind it. Outputs are the same; gradients are summed in another order.
+        Compute neighbouring layers as one where that saves time: a convolution, its ReLU and the max
+        pooling behind it; a batch normalization, the sum of a `Residual` and a ReLU. In prediction,
+        batch normalizations become part of the weights before them. Results are the same up to
+        rounding. `summary` shows what was fused.
 
     Attributes
     ----------
@@ -58,7 +62,7 @@ class Sequential:
         Of one example, without the batch axis.
     rng : numpy.random.Generator
         Source of initial weights, shuffling and dropout, in the order in which they happen.
-    optimizer : Optimizer
+    optimizer, loss : Optimizer, Loss
         Since `compile`.
     stop_training : bool
         Set by callbacks to end `fit`.
@@ -78,6 +82,7 @@ class Sequential:
     parameters: Array
     gradients: Array
     optimizer: Optimizer
+    loss: Loss
 
     @named_keywords
     def __init__(
@@ -89,8 +94,8 @@ class Sequential:
         dtype: str = "float32",
         fuse: bool = True,
     ) -> None:
-        self.layers = _checked_layers(layers)
-        self.names = _names(self.layers)
+        self.layers = checked_layers(layers)
+        self.names = names_of(self.layers)
         self.seed = seed
         self.rng = _generator(seed)
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
@@ -141,11 +146,14 @@ class Sequential:
                 params[name] = self.parameters[part].reshape(array.shape)
                 grads[name] = self.gradients[part].reshape(array.shape)
                 start = part.stop
-            layer.bind(params, grads)
-        self._spans = fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers]
-        self._steps = [step for step, _ in self._spans]
-        trainable = [i for i, step in enumerate(self._steps) if step.params]
-        self._first_trainable = min(trainable, default=len(self._steps))
+            state = {name: array.astype(self.dtype) for name, array in layer.state.items()}
+            layer.bind(params, grads, state)
+        self._spans: fusion.Spans = (
+            fusion.fuse(self.layers) if self.fuse else [(layer, 1) for layer in self.layers])
+        starts = accumulate((count for _, count in self._spans), initial=0)
+        self._programs = Programs(
+            [(step, " + ".join(self.names[start : start + count]))
+             for start, (step, count) in zip(starts, self._spans, strict=False)], self.dtype)
 
     def _check_built(self) -> None:
         if not self.built:
@@ -157,53 +165,90 @@ class Sequential:
     def compile(
         self,
         optimizer: str | Optimizer = "adam",
-        loss: str = "softmax_cross_entropy",
-        metrics: Iterable[str] = ("accuracy",),
+        loss: str | Loss = "softmax_cross_entropy",
+        metrics: Iterable[str] | None = None,
     ) -> None:
         """Choose how to train.
 
         Parameters
         ----------
         optimizer : Optimizer or {"sgd", "adam", "adamw", "rmsprop"}
-        loss : {"softmax_cross_entropy"}
-            The network ends in logits; its labels are class numbers or one-hot rows.
-        metrics : iterable of {"accuracy"}
-            What `fit` and `evaluate` give besides the loss.
+        loss : Loss or {"softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error"}
+            A name, or an object of :mod:`pyconv.losses` such as
+            ``SoftmaxCrossEntropy(label_smoothing=0.1)``. For cross-entropies the network ends in
+            logits.
+        metrics : iterable of {"accuracy"}, optional
+            What `fit` and `evaluate` give besides the loss: by default the accuracy, where the loss
+            knows right answers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an unknown name, a metric that the loss does not have, or a network that ends in the
+            softmax or sigmoid that the loss applies itself.
         """
         if isinstance(metrics, str):
             raise TypeError(f"`metrics` is {metrics!r}; expected a list of names, as [{metrics!r}]")
-        self.metrics = tuple(choose(metric, "metrics", ("accuracy",)) for metric in metrics)
-        self.loss = choose(loss, "loss", losses.LOSSES)
+        loss = losses.get(loss)
+        wanted = loss.metrics if metrics is None else metrics
+        self.metrics = tuple(choose(metric, "metrics", loss.metrics) for metric in wanted)
+        last = getattr(self.layers[-1], "activation", None)
+        if last and last == loss.applies:
+            raise ValueError(
+                f"the network ends in {last!r}, which the loss {loss.name!r} applies itself: leave it "
+                "out, so that the network ends in logits"
+            )
+        self.loss = loss
         self.optimizer = optimizers.get(optimizer)
         self.compiled = True
 
     # One batch
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Outputs for a batch `x`; with `training` the layers keep what `backward` needs."""
-        x = x.astype(self.dtype, copy=False)
-        for step in self._steps:
-            x = step.forward(x, training)
-        return x
+        """Outputs for a batch `x`; with `training` what `backward` needs is kept."""
+        if not len(x):
+            return np.empty((0, *self.output_shape), self.dtype)
+        program, free = self._programs.borrow(x.shape, training)
+        y = program.forward(x, get_num_threads()).copy()
+        if training:
+            self._running = program
+        free.append(program)
+        return y
+
+    def profile(self, x: Array, rounds: int = 10) -> list[dict[str, Any]]:
+        """Where the time of a training step on a batch `x` goes, the best of `rounds`.
+
+        Returns
+        -------
+        list of dict
+            "operation", the names of its layers; seconds "forward" and "backward".
+        """
+        program, free = self._programs.borrow(x.shape, training=True)
+        times = program.times(x, get_num_threads(), rounds)
+        free.append(program)
+        return times
 
     def backward(self, dy: Array) -> None:
         """Fill `gradients` from the gradient `dy` by the outputs of the last training pass."""
-        dx: Any = dy  # None only at the end, where no layer asks for it
-        for i in range(len(self._steps) - 1, self._first_trainable - 1, -1):
-            dx = self._steps[i].backward(dx, need_dx=i > self._first_trainable)
+        self._running.backward(dy, get_num_threads())
 
-    def _step(self, x: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
-        """One update by a minibatch; its mean loss and the logits before the update."""
-        logits = self.forward(x, training=True)
-        loss, dlogits = losses.LOSSES[self.loss](logits, labels)
-        self.backward(dlogits)
+    def _step(
+        self, x: Array, labels: Array, weights: Array | None = None
+    ) -> tuple[float, Array]:
+        """One update by a minibatch; its mean loss and the outputs before the update."""
+        y = self.forward(x, training=True)
+        loss, dy = self.loss(y, labels, weights)
+        self.backward(dy)
         self.optimizer.apply(self.parameters, self.gradients)
-        return loss, logits
+        return loss, y
 
     @named_keywords
-    def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float:
-        """One update by one minibatch; its mean loss before the update."""
-        return self._step(*self._examples(x, y))[0]
+    def train_on_batch(
+        self, x: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None,
+        class_weight: Any = None,
+    ) -> float:
+        """One update by one minibatch, with arguments as for `fit`; its mean loss before the update."""
+        return self._step(*self._examples(x, y, sample_weight, class_weight))[0]
 
     @named_keywords
     def predict_on_batch(self, x: ArrayLike) -> Array:
@@ -220,12 +265,14 @@ class Sequential:
         *,
         batch_size: int = 32,
         epochs: int = 1,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: tuple[ArrayLike, ...] | None = None,
         validation_split: float = 0.0,
         callbacks: Iterable[Callback] = (),
         verbose: str | int = "auto",
         shuffle: Shuffle = True,
         initial_epoch: int = 0,
+        class_weight: Any = None,
+        sample_weight: ArrayLike | None = None,
     ) -> History:
         """Train by minibatches.
 
@@ -234,12 +281,13 @@ class Sequential:
         x : array_like of shape (N, *input_shape)
             Numbers of any type; uint8 images are converted batch by batch.
         y : array_like
-            Class numbers (N,) or (N, 1), or one-hot rows (N, C).
+            Class numbers (N,) or (N, 1), or rows (N, C), one-hot or of probabilities; for other losses
+            than the softmax cross-entropy, numbers of the outputs' shape.
         batch_size : int, default 32
             The last minibatch of an epoch may be smaller.
         epochs : int, default 1
             Number of the last epoch + 1.
-        validation_data : (x, y), optional
+        validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after each epoch, as "val_loss" and "val_accuracy".
         validation_split : float in [0, 1), default 0.0
             Share of the examples, the last ones, to validate with and not to train on.
@@ -251,6 +299,11 @@ class Sequential:
             Draw a new order for each epoch; or a function ``epoch -> permutation of range(N)``.
         initial_epoch : int, default 0
             Number of the first epoch, to go on with a training.
+        class_weight : dict of int to float or array_like of shape (C,), optional
+            Factor of the loss of each class's examples, 1 for a class that a dict does not name.
+        sample_weight : array_like of shape (N,), optional
+            Factor of the loss of each example; times that of its class. Means divide by the number
+            of examples all the same.
 
         Returns
         -------
@@ -269,9 +322,19 @@ class Sequential:
         batch_size = integer(batch_size, "batch_size", least=1)
         epochs = integer(epochs, "epochs", least=0)
         initial_epoch = integer(initial_epoch, "initial_epoch", least=0)
-        x, labels = self._examples(x, y)
-        x, labels, validation = self._split(x, labels, validation_data, validation_split)
-        x = np.ascontiguousarray(x)  # np.take would copy all of another layout for every minibatch
+        examples = self._examples(x, y, sample_weight, class_weight)
+        examples, validation = _examples.split(examples, validation_split)
+        if validation_data is not None:
+            if validation:
+                raise ValueError("give either `validation_data` or `validation_split`, not both")
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                raise TypeError("`validation_data` must be a pair (x, y), or (x, y, sample_weight)")
+            other_x, other_y, *weights = validation_data
+            validation = self._examples(
+                other_x, other_y, weights[0] if weights else None, where="validation_data: ")
+        # np.take would copy all of another layout for every minibatch.
+        examples = examples._replace(x=np.ascontiguousarray(examples.x))
+        n = len(examples.x)
 
         history = History()
         hooks = [*_checked_callbacks(callbacks), *progress(verbose), history]
@@ -279,7 +342,7 @@ class Sequential:
             hook.model = self
             hook.params = {
                 "epochs": epochs,
-                "steps": -(-len(x) // batch_size),
+                "steps": -(-n // batch_size),
                 "initial_epoch": initial_epoch,
             }
         self.stop_training = False
@@ -289,9 +352,10 @@ class Sequential:
         for epoch in range(initial_epoch, epochs):
             for hook in hooks:
                 hook.on_epoch_begin(epoch, {})
-            logs = self._epoch(x, labels, self._order(shuffle, epoch, len(x)), batch_size, hooks)
+            rows = _examples.order(shuffle, epoch, n, self.rng)
+            logs = self._epoch(examples, rows, batch_size, hooks)
             if validation:
-                val_logs = self._evaluate(*validation, batch_size)
+                val_logs = self._evaluate(validation, batch_size)
                 logs |= {f"val_{name}": value for name, value in val_logs.items()}
             for hook in hooks:
                 hook.on_epoch_end(epoch, logs)
@@ -303,85 +367,62 @@ class Sequential:
 
     def _epoch(
         self,
-        x: Array,
-        labels: NDArray[np.int64],
+        examples: Examples,
         order: NDArray[np.int64],
         batch_size: int,
         hooks: list[Callback],
     ) -> Logs:
         """One pass over the examples in `order`; means over what was seen of it."""
+        x, labels, weights = examples
         buffer = np.empty((min(batch_size, len(x)), *self.input_shape), x.dtype)
-        total_loss, correct, seen = 0.0, 0, 0
+        total_loss, seen, correct, answers = 0.0, 0, 0, 0
         for batch, start in enumerate(range(0, len(x), batch_size)):
             rows = order[start : start + batch_size]
             n = len(rows)
             # The rows are checked, and "clip" lets np.take write to `out` without a second copy.
             batch_x = np.take(x, rows, axis=0, out=buffer[:n], mode="clip")
             batch_labels = labels[rows]
-            loss, logits = self._step(batch_x, batch_labels)
-            hits = losses.num_correct(logits, batch_labels)
-            total_loss, correct, seen = total_loss + loss * n, correct + hits, seen + n
-            logs = self._logs(loss, hits / n)
+            loss, y = self._step(batch_x, batch_labels, None if weights is None else weights[rows])
+            hits, asked = self._answers(y, batch_labels)
+            total_loss, seen = total_loss + loss * n, seen + n
+            correct, answers = correct + hits, answers + asked
+            logs = self._logs(loss, hits, asked)
             for hook in hooks:
                 hook.on_batch_end(batch, logs)
             if self.stop_training:
                 break
-        return self._logs(total_loss / seen, correct / seen)
+        return self._logs(total_loss / seen, correct, answers)
 
-    def _logs(self, loss: float, accuracy: float) -> Logs:
-        return {"loss": loss, "accuracy": accuracy} if self.metrics else {"loss": loss}
+    def _answers(self, y: Array, labels: Array) -> tuple[int, int]:
+        """How many answers of the outputs `y` are right, of how many; (0, 0) if nobody asks."""
+        if not self.metrics:
+            return 0, 0
+        return self.loss.num_correct(y, labels), self.loss.num_answers(labels)
 
-    def _order(self, shuffle: Shuffle, epoch: int, n: int) -> NDArray[np.int64]:
-        if not callable(shuffle):
-            return self.rng.permutation(n) if shuffle else np.arange(n)
-        order = np.asarray(shuffle(epoch))
-        if order.shape != (n,) or not np.array_equal(np.sort(order), np.arange(n)):
-            raise ValueError(
-                f"`shuffle` gave for epoch {epoch} an array of shape {order.shape} and dtype "
-                f"{order.dtype}, which is no permutation of range({n})"
-            )
-        return order.astype(np.int64, copy=False)
-
-    def _split(
-        self, x: Array, labels: Array, data: tuple[ArrayLike, ArrayLike] | None, share: float
-    ) -> tuple[Array, Array, tuple[Array, Array] | None]:
-        """Examples to train on, and those to validate with, if any."""
-        share = real(share, "validation_split", below=1.0)
-        if data is not None:
-            if share:
-                raise ValueError("give either `validation_data` or `validation_split`, not both")
-            if not isinstance(data, tuple | list) or len(data) != 2:
-                raise TypeError("`validation_data` must be a pair (x, y)")
-            return x, labels, self._examples(*data, "validation_data: ")
-        if not share:
-            return x, labels, None
-        n = int(len(x) * (1 - share))
-        if not 0 < n < len(x):
-            raise ValueError(
-                f"`validation_split` is {share}, which leaves {n} of {len(x)} examples to train on "
-                f"and {len(x) - n} to validate with; both need some"
-            )
-        return x[:n], labels[:n], (x[n:], labels[n:])
+    def _logs(self, loss: float, correct: int, answers: int) -> Logs:
+        return {"loss": loss, "accuracy": correct / answers} if self.metrics else {"loss": loss}
 
     # Evaluation and prediction
 
     @named_keywords
     def evaluate(
-        self, x: ArrayLike, y: ArrayLike, *, batch_size: int = INFERENCE_BATCH
+        self, x: ArrayLike, y: ArrayLike, *, batch_size: int = INFERENCE_BATCH,
+        sample_weight: ArrayLike | None = None,
     ) -> tuple[float, ...]:
         """Mean loss and metrics over examples and labels as `fit` takes them: (loss, accuracy)."""
         self._check_compiled()
         batch_size = integer(batch_size, "batch_size", least=1)
-        return tuple(self._evaluate(*self._examples(x, y), batch_size).values())
+        return tuple(self._evaluate(self._examples(x, y, sample_weight), batch_size).values())
 
-    def _evaluate(self, x: Array, labels: NDArray[np.int64], batch_size: int) -> Logs:
-        total_loss, correct = 0.0, 0
-        for start in range(0, len(x), batch_size):
-            rows = slice(start, start + batch_size)
-            logits, batch_labels = self.forward(x[rows]), labels[rows]
-            total_loss += losses.LOSSES[self.loss](logits, batch_labels)[0] * len(logits)
-            correct += losses.num_correct(logits, batch_labels)
-        return self._logs(total_loss / len(x), correct / len(x))
+    def _evaluate(self, examples: Examples, batch_size: int) -> Logs:
+        total_loss, correct, answers, n = 0.0, 0, 0, len(examples.x)
+        for start in range(0, n, batch_size):
+            x, labels, weights = examples.part(slice(start, start + batch_size))
+            y = self.forward(x)
+            total_loss += self.loss(y, labels, weights)[0] * len(x)
+            hits, asked = self._answers(y, labels)
+            correct, answers = correct + hits, answers + asked
+        return self._logs(total_loss / n, correct, answers)
 
     @named_keywords
     def predict(self, x: ArrayLike, *, batch_size: int = INFERENCE_BATCH) -> Array:
@@ -398,15 +439,20 @@ class Sequential:
 
     @named_keywords
     def predict_proba(self, x: ArrayLike, *, batch_size: int = INFERENCE_BATCH) -> Array:
-        """Probabilities of the classes (N, C): the softmax of `predict`."""
-        return softmax(self.predict(x, batch_size=batch_size))
+        """Probabilities of the classes (N, C): the softmax of `predict`.
+
+        Of a model compiled for binary cross-entropy: those of a yes, the sigmoid of `predict`.
+        """
+        y = self.predict(x, batch_size=batch_size)
+        return self.loss.probabilities(y) if self.compiled else softmax(y)
 
     @named_keywords
     def predict_classes(
         self, x: ArrayLike, *, batch_size: int = INFERENCE_BATCH
     ) -> NDArray[np.int64]:
-        """The most probable class of each row (N,)."""
-        return self.predict(x, batch_size=batch_size).argmax(axis=-1)
+        """The most probable class of each row (N,); for binary cross-entropy 0 or 1 an output."""
+        y = self.predict(x, batch_size=batch_size)
+        return self.loss.classes(y) if self.compiled else y.argmax(axis=-1)
 
     # Checks of data
 
@@ -416,39 +462,31 @@ class Sequential:
 
     def _inputs(self, x: ArrayLike, where: str = "") -> Array:
         """`x` as an array of examples of this model, which is built for it if need be."""
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"{where}`x` has dtype {x.dtype}; expected numbers")
+        x = _examples.numbers(x, where)
         if not self.built and x.ndim > 1:
             self.build(x.shape[1:])
         self._check_built()
-        if x.shape[1:] == self.input_shape and x.ndim:
-            return x
-        remedy = ""
-        if x.shape == self.input_shape:
-            remedy = "; make one example a batch by x[None]"
-        elif x.ndim == 4 and (*x.shape[2:], x.shape[1]) == self.input_shape:
-            remedy = "; it seems to be NCHW, use np.moveaxis(x, 1, -1)"
-        expected = ", ".join(map(str, ("N", *self.input_shape)))
-        raise ValueError(f"{where}`x` has shape {x.shape}; expected ({expected}){remedy}")
+        return _examples.inputs(x, self.input_shape, where)
 
     def _examples(
-        self, x: ArrayLike, y: ArrayLike, where: str = ""
-    ) -> tuple[Array, NDArray[np.int64]]:
-        """Inputs and class numbers to train on or evaluate with, at least one."""
+        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None,
+        class_weight: Any = None, where: str = "",
+    ) -> Examples:
+        """Inputs, labels and weights to train on or evaluate with, at least one of each."""
         self._check_compiled()
         x = self._inputs(x, where)
-        if not len(x):
+        n = len(x)
+        if not n:
             raise ValueError(f"{where}`x` has shape {x.shape}: there are no examples")
-        if len(self.output_shape) != 1:
-            raise ValueError(
-                f"the network's output has shape {self.output_shape}, but the loss takes one row "
-                "of logits an example; let it end in Flatten() or GlobalAveragePooling2D(), Dense"
-            )
         try:
-            return x, losses.class_indices(y, len(x), *self.output_shape)
+            labels = self.loss.labels(y, n, self.output_shape)
+            weights = None if sample_weight is None else weights_of(sample_weight, n)
+            if class_weight is not None:
+                factors = self.loss.class_weights(labels, class_weight, self.output_shape)
+                weights = factors if weights is None else weights * factors
         except (TypeError, ValueError) as error:
             raise type(error)(f"{where}{error}") from None
+        return Examples(x, labels, weights)
 
     # Weights, summary, file
 
@@ -458,15 +496,16 @@ class Sequential:
         return self.parameters.size
 
     def get_weights(self) -> list[Array]:
-        """Copies of all parameters, in the order of the layers, w before b."""
+        """Copies of all weights in the order of the layers: w, b, or gamma, beta, moving mean, variance.
+        """
         self._check_built()
-        return [array.copy() for layer in self.layers for array in layer.params.values()]
+        return [array.copy() for layer in self.layers for array in layer.weights.values()]
 
     @named_keywords
     def set_weights(self, weights: Iterable[ArrayLike]) -> None:
-        """Replace all parameters by arrays as `get_weights` gives them."""
+        """Replace all weights by arrays as `get_weights` gives them."""
         self._check_built()
-        views = [array for layer in self.layers for array in layer.params.values()]
+        views = [array for layer in self.layers for array in layer.weights.values()]
         values = [np.asarray(array) for array in weights]
         shapes, given = [view.shape for view in views], [value.shape for value in values]
         if shapes != given:
@@ -477,23 +516,7 @@ class Sequential:
     def summary(self) -> None:
         """Print a table of the layers, their output shapes and their numbers of parameters."""
         self._check_built()
-        rows = [("Layer (type)", "Output shape", "Params", "")]
-        # Of the layers that one kernel computes, all but the first say which layer they run with.
-        counts = [count for _, count in self._spans]
-        heads = [
-            f"  fused into {self.names[start]}" if i else ""
-            for start, count in zip(accumulate(counts, initial=0), counts, strict=False)
-            for i in range(count)
-        ]
-        for name, layer, head in zip(self.names, self.layers, heads, strict=True):
-            count = sum(array.size for array in layer.params.values())
-            shape = f"({', '.join(map(str, ('None', *(layer.output_shape or ()))))})"
-            rows.append((f"{name} ({type(layer).__name__})", shape, f"{count:,}", head))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}{d}" for a, b, c, d in rows]
-        rule = "-" * len(lines[0])
-        total = f"Parameters: {self.count_params():,} ({self.parameters.nbytes / 1024:,.1f} KiB)"
-        print("\n".join([lines[0], rule, *lines[1:], rule, total]))
+        print(summary.table(self))
 
     @named_keywords
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -535,23 +558,6 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
         raise ValueError(f"the model in {os.fspath(path)} is damaged: {error}") from error
 
 
-def _checked_layers(layers: Iterable[Layer]) -> list[Layer]:
-    if isinstance(layers, Layer):
-        raise TypeError("`layers` is a single layer; expected a list of layers")
-    layers = list(layers)
-    if not layers:
-        raise ValueError("`layers` is empty; a model has at least one layer")
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"`layers` holds {layer!r}; expected a layer, as in Conv2D(8, 3)")
-        if layer.output_shape is not None or layer in layers[:i]:
-            raise ValueError(
-                f"`layers` holds at {i} a {type(layer).__name__} that is in use already; "
-                "make a new layer for each place"
-            )
-    return layers
-
-
 def _generator(seed: int | None) -> np.random.Generator:
     if not (seed is None or (isinstance(seed, int | np.integer) and seed >= 0)):
         raise ValueError(f"`seed` is {seed!r}; expected None or an integer >= 0")
@@ -564,14 +570,3 @@ def _checked_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
         if not isinstance(callback, Callback):
             raise TypeError(f"`callbacks` holds {callback!r}; expected objects of class Callback")
     return callbacks
-
-
-def _names(layers: list[Layer]) -> list[str]:
-    """Keras's names: conv2d, max_pooling2d, conv2d_1, ..."""
-    seen: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
-        names.append(f"{kind}_{seen[kind]}" if seen[kind] else kind)
-        seen[kind] += 1
-    return names

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import layers, optimizers
+from . import losses, optimizers
 from ._arguments import choose
 from ._version import __version__
-from .layers import Layer, Shape
+from .layers import Shape
+from .layers.base import describe, restored
 
 if TYPE_CHECKING:
     from .model import Sequential
@@ -33,13 +34,6 @@ Array = NDArray[Any]
 Config = dict[str, Any]
 
 
-LAYERS: dict[str, type[Layer]] = {
-    name: value
-    for name, value in vars(layers).items()
-    if isinstance(value, type) and issubclass(value, Layer)
-}
-
-
 def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
     """All of a model: what JSON can say, and arrays by name.
 
@@ -48,13 +42,8 @@ def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
     TypeError
         If a layer or the optimizer is not pyconv's own.
     """
-    for layer in model.layers:
-        if LAYERS.get(type(layer).__name__) is not type(layer):
-            raise TypeError(f"{type(layer)} is no layer of pyconv: it cannot be saved or copied")
     config: dict[str, Any] = {
-        "layers": [
-            {"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers
-        ],
+        "layers": [describe(layer) for layer in model.layers],
         "input_shape": model.input_shape if model.built else None,
         "seed": model.seed,
         "fuse": model.fuse,
@@ -69,12 +58,15 @@ def pack(model: Sequential) -> tuple[Config, dict[str, Array]]:
         name = type(optimizer).__name__.lower()
         if optimizers.OPTIMIZERS.get(name) is not type(optimizer):
             raise TypeError(f"{type(optimizer)} is no optimizer of pyconv: it cannot be saved")
+        if losses.LOSSES.get(model.loss.name) is not type(model.loss):
+            raise TypeError(f"{type(model.loss)} is no loss of pyconv: it cannot be saved")
         config["training"] = {
             "optimizer": name,
             "optimizer_config": optimizer.get_config(),
             "iterations": optimizer.iterations,
             "slots": list(optimizer.slots),
-            "loss": model.loss,
+            "loss": model.loss.name,
+            "loss_config": model.loss.get_config(),
             "metrics": model.metrics,
         }
         arrays |= {f"optimizer/{name}": array for name, array in optimizer.slots.items()}
@@ -90,10 +82,7 @@ def unpack(make: type[Sequential], config: Config, arrays: dict[str, Array]) -> 
         If `config` and `arrays` are not what `pack` gives.
     """
     model = make(
-        [
-            LAYERS[choose(entry["class"], "class", LAYERS)](**_tuples(entry["config"]))
-            for entry in config["layers"]
-        ],
+        [restored(_tuples(entry)) for entry in config["layers"]],
         input_shape=config["input_shape"],
         seed=config["seed"],
         dtype=config["dtype"],
@@ -111,7 +100,9 @@ def unpack(make: type[Sequential], config: Config, arrays: dict[str, Array]) -> 
             name: _stored(arrays, f"optimizer/{name}", model.parameters.shape).astype(model.dtype)
             for name in training["slots"]
         }
-        model.compile(optimizer, training["loss"], training["metrics"])
+        loss = losses.LOSSES[choose(training["loss"], "loss", losses.LOSSES)]
+        # Files of version 0.1 know one loss, without options.
+        model.compile(optimizer, loss(**training.get("loss_config", {})), training["metrics"])
     return model
 
 
@@ -200,7 +191,7 @@ def _weights_by_name(model: Sequential) -> dict[str, Array]:
     return {
         f"weights/{layer_name}/{name}": array
         for layer_name, layer in zip(model.names, model.layers, strict=True)
-        for name, array in layer.params.items()
+        for name, array in layer.weights.items()
     }
 
 

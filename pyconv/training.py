@@ -53,6 +53,8 @@ class Recipe:
 MODELS = {
     "signs": Recipe(zoo.signs_convnet, 100, 64, 0.009, 0, 1e-8, assignment=True),
     "lenet5": Recipe(zoo.lenet5, 3, 64, 0.002, 2, 1e-7),
+    "vgg-small": Recipe(zoo.vgg_small, 10, 64, 0.001, 0.2, 1e-7),
+    "resnet20": Recipe(zoo.resnet20, 15, 64, 0.003, 0.2, 1e-7),
 }
 DEFAULT_MODEL = "signs"
 

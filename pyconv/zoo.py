@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from ._arguments import named_keywords
-from .layers import Conv2D, Dense, Flatten, MaxPooling2D
+from .layers import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Flatten,
+    GlobalAveragePooling2D,
+    Layer,
+    MaxPooling2D,
+    ReLU,
+    Residual,
+)
 from .model import Sequential
 
 
@@ -84,3 +94,107 @@ def lenet5(
         Dense(num_classes),
     ]
     return Sequential(layers, input_shape=input_shape, seed=seed)
+
+
+@named_keywords
+def vgg_small(
+    num_classes: int = 10,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    seed: int | None = None,
+) -> Sequential:
+    """A small network after VGG [1]_: three pairs of 3x3 convolutions, each with a max pooling.
+
+    Parameters
+    ----------
+    num_classes : int, default 10
+    input_shape : (H, W, C), default (32, 32, 3)
+        CIFAR-10's; at least 8x8.
+    seed : int, optional
+        Of weights and shuffling, as in :class:`pyconv.Sequential`.
+
+    Returns
+    -------
+    model : Sequential
+        Uncompiled, with `num_classes` logits.
+
+    Notes
+    -----
+    Weights before a ReLU are He-normal [2]_.
+
+    References
+    ----------
+    .. [1] Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+       Recognition", 2014, arXiv:1409.1556.
+    .. [2] He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852.
+
+    Examples
+    --------
+    >>> vgg_small().count_params()
+    550570
+    """
+    layers: list[Layer] = []
+    for filters in 32, 64, 128:
+        for _ in range(2):
+            layers.append(Conv2D(filters, 3, padding="same", activation="relu",
+                                 kernel_initializer="he_normal"))  # fmt: skip
+        layers.append(MaxPooling2D(2))
+    layers += [
+        Flatten(),
+        Dense(128, activation="relu", kernel_initializer="he_normal"),
+        Dense(num_classes),
+    ]
+    return Sequential(layers, input_shape=input_shape, seed=seed)
+
+
+@named_keywords
+def resnet20(
+    num_classes: int = 10,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    seed: int | None = None,
+) -> Sequential:
+    """The residual network with 20 layers for CIFAR-10 [1]_, of 3 times 3 blocks.
+
+    Parameters
+    ----------
+    num_classes : int, default 10
+    input_shape : (H, W, C), default (32, 32, 3)
+    seed : int, optional
+        Of weights and shuffling, as in :class:`pyconv.Sequential`.
+
+    Returns
+    -------
+    model : Sequential
+        Uncompiled, with `num_classes` logits.
+
+    Notes
+    -----
+    Where a block halves the image and doubles the channels, its shortcut is a 1x1 convolution with
+    stride 2 and batch normalization (the paper's option B; its own table uses option A, zeros, which
+    has 2752 parameters less). Weights are He-normal [2]_, as in the paper.
+
+    References
+    ----------
+    .. [1] He et al., "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385.
+    .. [2] He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852.
+
+    Examples
+    --------
+    >>> resnet20().count_params()
+    272474
+    """
+    layers = [*_conv_norm(16, 3), ReLU()]
+    for filters in 16, 32, 64:
+        for block in range(3):
+            strides = 2 if filters > 16 and block == 0 else 1
+            body = [*_conv_norm(filters, 3, strides), ReLU(), *_conv_norm(filters, 3)]
+            shortcut = _conv_norm(filters, 1, strides) if strides > 1 else None
+            layers += [Residual(body, shortcut), ReLU()]
+    layers += [GlobalAveragePooling2D(), Dense(num_classes, kernel_initializer="he_normal")]
+    return Sequential(layers, input_shape=input_shape, seed=seed)
+
+
+def _conv_norm(filters: int, kernel_size: int, strides: int = 1) -> list[Layer]:
+    """A convolution without bias, which the normalization behind it has, too."""
+    conv = Conv2D(filters, kernel_size, strides, "same", use_bias=False,
+                  kernel_initializer="he_normal")  # fmt: skip
+    return [conv, BatchNormalization()]

@@ -87,6 +87,7 @@ CONVOLUTIONS = [
     Conv("groups-3-same", (1, 4, 5, 9), (3, 2), 6, {"groups": 3, "padding": "same"}),
     Conv("groups-everything", (1, 7, 8, 6), (3, 2), 4,
          {"groups": 2, "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}),
+    Conv("groups-fill-a-vector", (2, 3, 3, 4), (2, 2), 16, {"groups": 2}),
     Conv("depthwise", (2, 5, 6, 7), (3, 3), 7, {"groups": 7, "padding": "same"}),
     Conv("depthwise-multiplier", (1, 5, 6, 3), (3, 3), 6, {"groups": 3, "stride": 2}),
     Conv("channels-5-to-17", (1, 4, 4, 5), (3, 3), 17, {"padding": "same"}),
@@ -116,13 +117,63 @@ POOLS = [
     Pool("ceil-3-2", (1, 6, 8, 2), 3, {"stride": 2, "ceil_mode": True}),
     Pool("ceil-padded", (1, 6, 7, 2), 3, {"stride": 2, "padding": 1, "ceil_mode": True}),
     Pool("ceil-drops-window", (1, 3, 5, 2), 2, {"padding": 1, "ceil_mode": True}),
+    Pool("ceil-drops-windows", (1, 3, 4, 2), 2,
+         {"stride": (1, 2), "padding": ((0, 3), (1, 6)), "ceil_mode": True}),
     Pool("ceil-stride-over-window", (1, 7, 8, 2), 2, {"stride": 3, "ceil_mode": True}),
     Pool("ceil-sides", (1, 7, 6, 2), (3, 2),
          {"stride": (3, 4), "padding": ((1, 2), (0, 1)), "ceil_mode": True}),
     Pool("ceil-dilated", (1, 8, 9, 2), 2, {"stride": 3, "dilation": 2, "ceil_mode": True}),
     Pool("ceil-same", (1, 5, 6, 2), 3, {"stride": 2, "padding": "same", "ceil_mode": True}),
+    Pool("window-over-image", (1, 3, 2, 3), (5, 4), {"stride": 1, "padding": ((1, 2), (2, 1))}),
+    Pool("window-over-image-ceil", (1, 2, 3, 3), 6,
+         {"stride": (2, 3), "padding": ((0, 3), (2, 0)), "ceil_mode": True}),
+    Pool("window-over-image-dilated", (1, 3, 4, 17), (3, 4),
+         {"stride": (3, 1), "dilation": (2, 3), "padding": ((1, 1), (3, 3))}),
+    Pool("window-over-image-same", (2, 2, 3, 9), 7, {"padding": "same"}),
+    Pool("dilation-over-image", (1, 3, 2, 2), 3, {"stride": 1, "dilation": 5, "padding": 5}),
+    Pool("ceil-far-behind", (1, 7, 2, 5), (4, 3),
+         {"padding": ((1, 6), (1, 5)), "ceil_mode": True}),
     Pool("channels-17", (1, 4, 4, 17), 2),
     Pool("channels-40", (2, 5, 5, 40), 3, {"stride": 2, "padding": "same"}),
+]  # fmt: skip
+
+
+TRANSPOSED = [  # x (N, H, W, C_in), and here w is (*kernel, C_out // groups, C_in)
+    Conv("plain", (2, 3, 4, 3), (3, 3), 5),
+    Conv("1x1", (1, 3, 4, 5), (1, 1), 2),
+    Conv("one-pixel", (1, 1, 1, 1), (1, 1), 1),
+    Conv("4x4-stride-2-same", (2, 3, 4, 3), (4, 4), 4, {"stride": 2, "padding": "same"}),
+    Conv("4x4-stride-2-crop-1", (1, 3, 4, 2), (4, 4), 3, {"stride": 2, "padding": 1}),
+    Conv("2x2-stride-2", (1, 3, 4, 3), (2, 2), 4, {"stride": 2}),
+    Conv("3x3-stride-2-same", (1, 3, 4, 2), (3, 3), 3, {"stride": 2, "padding": "same"}),
+    Conv("3x3-stride-2-same-lower", (1, 4, 3, 2), (3, 3), 3,
+         {"stride": 2, "padding": "same_lower"}),
+    Conv("same", (1, 4, 5, 3), (3, 2), 4, {"padding": "same"}),
+    Conv("same-stride-over-kernel", (1, 3, 2, 2), (2, 2), 3, {"stride": 4, "padding": "same"}),
+    Conv("same-output-padding", (1, 3, 2, 2), (3, 3), 3,
+         {"stride": 2, "padding": "same", "output_padding": 1}),
+    Conv("stride-over-kernel", (1, 3, 2, 2), (2, 1), 3, {"stride": 3}),
+    Conv("output-padding", (1, 3, 4, 2), (3, 3), 3,
+         {"stride": 2, "padding": 1, "output_padding": 1}),
+    Conv("output-padding-pair", (1, 3, 4, 2), (2, 3), 3,
+         {"stride": (3, 2), "output_padding": (2, 1)}),
+    Conv("output-padding-over-stride", (1, 2, 3, 2), (2, 2), 3, {"output_padding": (3, 4)}),
+    Conv("crop-sides", (1, 4, 5, 2), (3, 3), 3, {"padding": ((0, 2), (1, 0)), "stride": (1, 2)}),
+    Conv("crop-over-kernel", (1, 6, 5, 2), (2, 2), 3, {"padding": ((3, 1), (0, 3))}),
+    Conv("crop-all-but-one", (1, 2, 2, 2), (3, 3), 3, {"padding": ((3, 0), (1, 2))}),
+    Conv("dilated", (1, 3, 4, 2), (3, 2), 3, {"dilation": (2, 3)}),
+    Conv("dilated-strided", (1, 4, 3, 2), (3, 3), 3,
+         {"dilation": (2, 3), "stride": (3, 2), "padding": "same"}),
+    Conv("groups", (2, 3, 4, 6), (3, 3), 4, {"groups": 2, "stride": 2, "padding": 1}),
+    Conv("groups-everything", (1, 4, 3, 6), (3, 2), 9,
+         {"groups": 3, "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2),
+          "output_padding": (1, 0)}),
+    Conv("depthwise", (2, 3, 4, 7), (3, 3), 7, {"groups": 7, "stride": 2, "padding": "same"}),
+    Conv("depthwise-multiplier", (1, 4, 3, 6), (3, 3), 3, {"groups": 3}),
+    Conv("one-to-each", (1, 3, 4, 3), (2, 2), 6, {"groups": 3}),
+    Conv("channels-17-to-5", (1, 4, 4, 17), (3, 3), 5, {"stride": 2}),
+    Conv("channels-3-to-33", (1, 4, 4, 3), (4, 4), 33, {"stride": 2, "padding": "same"}),
+    Conv("row", (1, 1, 5, 2), (1, 3), 3, {"stride": (1, 2)}),
 ]  # fmt: skip
 
 
@@ -193,3 +244,41 @@ def solved(case):
     return oracle.conv2d(x, w, b, **case.options), *oracle.conv2d_backward(
         dy, x, w, **case.options
     )
+
+
+def transposed_arrays(case, dtype):
+    """The integer-valued x, w, b and dy of a transposed convolution; the same ones at every call."""
+    rng = np.random.default_rng(SEED)
+    w_shape = (*case.kernel, case.C_out // case.options.get("groups", 1), case.x_shape[3])
+    (N, *_), kept = oracle.transposed_geometry(case.x_shape, w_shape, **case.options)
+    y_shape = (N, *(part.stop - part.start for part in kept[1:]), case.C_out)
+    shapes = case.x_shape, w_shape, (case.C_out,), y_shape
+    return tuple(integers(rng, shape, dtype) for shape in shapes)
+
+
+@functools.cache
+def solved_transposed(case):
+    """(y, dx, dw, db) of a transposed convolution, by the oracle, in float64."""
+    x, w, b, dy = transposed_arrays(case, np.float64)
+    return oracle.conv2d_transpose(x, w, b, **case.options), *oracle.conv2d_transpose_backward(
+        dy, x, w, **case.options
+    )
+
+
+def random_transposed(count, seed):
+    """`count` random transposed convolutions with at least one output pixel."""
+    rng, found = np.random.default_rng(seed), []
+    while len(found) < count:
+        groups = int(rng.choice((1, 1, 1, 2, 3)))
+        N, H, W, C_in, C_out = (int(v) for v in rng.integers(1, (3, 6, 7, 5, 5)))
+        kernel = tuple(int(v) for v in rng.integers(1, 5, 2))
+        more = (0, tuple(int(v) for v in rng.integers(0, 4, 2)))[rng.integers(2)]
+        options = _draw_options(rng) | {"groups": groups, "output_padding": more}
+        case = Conv(f"random-{seed}-{len(found)}", (N, H, W, C_in * groups), kernel,
+                    C_out * groups, options)  # fmt: skip
+        _, kept = oracle.transposed_geometry(
+            case.x_shape, (*kernel, C_out, C_in * groups), **options
+        )
+        if all(part.stop > part.start for part in kept[1:]):
+            found.append(case)
+    return found

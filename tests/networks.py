@@ -2,19 +2,26 @@
 
 import numpy as np
 
+import pyconv
 from pyconv import zoo
 from pyconv.layers import (
+    ELU,
     Activation,
     AveragePooling2D,
+    BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    LeakyReLU,
     MaxPooling2D,
     ReLU,
     Rescaling,
+    Residual,
     ZeroPadding2D,
 )
 from pyconv.model import Sequential
@@ -68,7 +75,55 @@ NETWORKS = {
         Flatten(),
         Dense(3),
     ],
+    "down-and-up": lambda: [
+        Conv2D(4, 3, 2, "same"),
+        LeakyReLU(0.1),
+        Conv2DTranspose(5, 4, 2, "same", use_bias=False),
+        ELU(0.5),
+        Conv2DTranspose(4, 3, 2, ((1, 0), (0, 2)), (0, 1), activation="relu"),
+        Activation("tanh"),
+        Conv2D(6, 3),
+        Activation("sigmoid"),
+        GlobalMaxPooling2D(),
+        Dense(3),
+    ],
+    "residual": lambda: [
+        Conv2D(4, 3, 2, use_bias=False),
+        BatchNormalization(0.9),
+        ReLU(),
+        Residual([
+            Conv2D(6, 3, padding="same"), BatchNormalization(0.5), ReLU(),
+            Conv2D(6, 3, padding="same", use_bias=False), BatchNormalization(),
+        ], [Conv2D(6, 1), BatchNormalization()]),
+        ReLU(),
+        Conv2D(5, 3),
+        BatchNormalization(0.9, 0.1),
+        ReLU(),
+        MaxPooling2D(2),
+        Residual(Residual(Conv2D(5, 1, activation="relu"))),
+        ReLU(),
+        Residual([BatchNormalization(), ReLU(), Conv2D(5, 1)]),
+        Flatten(),
+        Dense(4),
+        BatchNormalization(),
+        Dense(3),
+    ],
 }
+
+
+def trained(seed, callbacks=()):
+    """The loss of each epoch and the weights of a LeNet after two, on work that threads share."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.random((48, 28, 28, 1), np.float32), rng.integers(0, 10, 48)
+    model = zoo.lenet5(seed=seed)
+    model.compile("adam")
+    history = model.fit(x, y, batch_size=24, epochs=2, callbacks=callbacks, verbose=0)
+    return history.history["loss"], b"".join(weight.tobytes() for weight in model.get_weights())
+
+
+def trained_with_threads(seed):
+    """How many threads there are here, and what `trained` gives with them."""
+    return pyconv.get_num_threads(), trained(seed)
 
 
 def network(name, dtype="float32"):

@@ -76,6 +76,18 @@ OPERATIONS = [
         lambda dy, x, w, **o: pyconv.conv2d_backward(dy, x, w, groups=19, padding="same", **o),
     ),
     Operation(
+        "conv2d_transpose",
+        {"x": (N, 5, 6, 7), "w": (4, 4, 19, 7), "b": (19,)},
+        lambda x, w, b, **o: pyconv.conv2d_transpose(x, w, b, stride=2, padding="same", **o),
+    ),
+    Operation(
+        "conv2d_transpose_backward",
+        {"dy": (N, 10, 12, 19), "x": (N, 5, 6, 7), "w": (4, 4, 19, 7)},
+        lambda dy, x, w, **o: pyconv.conv2d_transpose_backward(
+            dy, x, w, stride=2, padding="same", **o
+        ),
+    ),
+    Operation(
         "max_pool2d",
         {"x": (N, 6, 7, 19)},
         lambda x, **o: pyconv.max_pool2d(
@@ -102,6 +114,65 @@ OPERATIONS = [
         ),
     ),
     Operation(
+        "global_max_pool2d",
+        {"x": (N, 6, 7, 19)},
+        lambda x, **o: pyconv.global_max_pool2d(x, return_indices=True, **o),
+    ),
+    Operation(
+        "global_max_pool2d_backward",
+        {"dy": (N, 19), "indices": (N, 19)},
+        lambda dy, indices, **o: pyconv.global_max_pool2d_backward(
+            dy, indices, (dy.shape[0], 6, 7, 19), **o
+        ),
+    ),
+    Operation("global_avg_pool2d", {"x": (N, 6, 7, 19)}, pyconv.global_avg_pool2d),
+    Operation(
+        "global_avg_pool2d_backward",
+        {"dy": (N, 19)},
+        lambda dy, **o: pyconv.global_avg_pool2d_backward(dy, (dy.shape[0], 6, 7, 19), **o),
+    ),
+    Operation(
+        "batch_norm",
+        {"x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "residual": (N, 9, 10, 17)},
+        lambda x, gamma, beta, residual, **o: pyconv.batch_norm(
+            x, gamma, beta, residual=residual, activation="relu", **o
+        ),
+    ),
+    Operation(
+        "batch_norm of many pixels",
+        {"x": (N, 40, 41, 6), "gamma": (6,), "beta": (6,)},
+        lambda x, gamma, beta, **o: pyconv.batch_norm(x, gamma, beta, activation="relu", **o),
+    ),
+    Operation(
+        "batch_norm with given statistics",
+        {"x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "mean": (17,), "var": (17,)},
+        lambda x, gamma, beta, mean, var, **o: pyconv.batch_norm(
+            x, gamma, beta, mean=mean, var=abs(var), **o
+        ),
+    ),
+    Operation(
+        "batch_norm_backward",
+        {"dy": (N, 9, 10, 17), "x": (N, 9, 10, 17), "gamma": (17,), "beta": (17,), "mean": (17,),
+         "var": (17,), "y": (N, 9, 10, 17)},
+        lambda dy, x, gamma, beta, mean, var, y, **o: pyconv.batch_norm_backward(
+            dy, x, gamma, beta, mean, abs(var), y=y, activation="relu",
+            need=("x", "gamma", "beta", "residual"), **o
+        ),
+    ),
+    Operation(
+        "batch_norm_backward of many pixels",
+        {"dy": (N, 40, 41, 6), "x": (N, 40, 41, 6), "gamma": (6,), "beta": (6,), "mean": (6,),
+         "var": (6,)},
+        lambda dy, x, gamma, beta, mean, var, **o: pyconv.batch_norm_backward(
+            dy, x, gamma, beta, mean, abs(var), activation="relu", **o
+        )[:3],
+    ),
+    Operation(
+        "add",
+        {"x": (N, 9, 10, 17), "r": (N, 9, 10, 17)},
+        lambda x, r, **o: functional.add(x, r, activation="relu", **o),
+    ),
+    Operation(
         "dense",
         {"x": (N, 37), "w": (37, 19), "b": (19,)},
         lambda x, w, b, **o: pyconv.dense(x, w, b, activation="relu", **o),
@@ -115,7 +186,24 @@ OPERATIONS = [
     Operation(
         "relu_backward", {"dy": (N, 6, 7, 5), "y": (N, 6, 7, 5)}, functional.relu_backward
     ),
+    *(
+        Operation(name, {"x": (N, 6, 7, 5)}, getattr(pyconv, name))
+        for name in ("leaky_relu", "elu", "sigmoid", "tanh")
+    ),
+    *(
+        Operation(name, {"dy": (N, 6, 7, 5), "y": (N, 6, 7, 5)}, getattr(pyconv, name))
+        for name in ("leaky_relu_backward", "elu_backward", "sigmoid_backward", "tanh_backward")
+    ),
+    Operation(
+        "dropout", {"x": (N, 6, 7, 5)}, lambda x, **o: pyconv.dropout(x, 0.3, seed=5, **o)
+    ),
+    Operation(
+        "dropout_backward",
+        {"dy": (N, 6, 7, 5)},
+        lambda dy, **o: pyconv.dropout_backward(dy, 0.3, seed=5, **o),
+    ),
     Operation("softmax", {"logits": (N, 19)}, pyconv.softmax),
+    Operation("softmax_backward", {"dy": (N, 19), "y": (N, 19)}, pyconv.softmax_backward),
     Operation(
         "softmax_cross_entropy",
         {"logits": (N, 19), "labels": (N,)},
@@ -125,6 +213,27 @@ OPERATIONS = [
         "softmax_cross_entropy of one-hot labels",
         {"logits": (N, 19), "one_hot": (N, 19)},
         pyconv.softmax_cross_entropy,
+    ),
+    Operation(
+        "softmax_cross_entropy, smoothed and weighted",
+        {"logits": (N, 19), "labels": (N,), "sample_weight": (N,)},
+        lambda logits, labels, weights, **o: pyconv.softmax_cross_entropy(
+            logits, labels, label_smoothing=0.1, class_weight={3: 2.0}, sample_weight=weights, **o
+        ),
+    ),
+    Operation(
+        "binary_cross_entropy",
+        {"logits": (N, 4, 5, 2), "labels like logits": (N, 4, 5, 2)},
+        lambda logits, labels, **o: pyconv.binary_cross_entropy(
+            logits, labels, label_smoothing=0.1, **o
+        ),
+    ),
+    Operation(
+        "mean_squared_error",
+        {"y": (N, 4, 5, 2), "targets": (N, 4, 5, 2), "sample_weight": (N,)},
+        lambda y, targets, weights, **o: pyconv.mean_squared_error(
+            y, targets, sample_weight=weights, **o
+        ),
     ),
 ]
 

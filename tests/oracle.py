@@ -102,6 +102,71 @@ def conv2d_backward(dy, x, w, *, stride=1, padding="valid", dilation=1, groups=1
     return tuple(gradient.astype(x.dtype) for gradient in (dxp[image], dw, db))
 
 
+def transposed_products(x_shape, w_shape, stride=1, dilation=1, groups=1):
+    """Every product of a transposed convolution: (in x, in w, in y before anything is cropped)."""
+    KH, KW, C_group, C_in = w_shape
+    (sh, sw), (dh, dw) = pair(stride), pair(dilation)
+    for n, h, w, i in np.ndindex(x_shape):
+        group = i // (C_in // groups)
+        for ky, kx, o in product(range(KH), range(KW), range(C_group)):
+            pixel = (h * sh + ky * dh, w * sw + kx * dw)
+            yield (n, h, w, i), (ky, kx, o, i), (n, *pixel, group * C_group + o)
+
+
+def transposed_geometry(
+    x_shape, w_shape, stride=1, padding="valid", output_padding=0, dilation=1, groups=1
+):
+    """Shape of y before cropping, and the slices of it that stay; they may reach behind it."""
+    full, kept = [], []
+    if isinstance(padding, str):
+        padding = (padding, padding)
+    elif isinstance(padding, int) or isinstance(padding[0], int):
+        padding = tuple((p, p) for p in pair(padding))
+    for n, k, s, d, more, crop in zip(
+        x_shape[1:3], w_shape[:2], pair(stride), pair(dilation), pair(output_padding), padding,
+        strict=True,
+    ):
+        size = (n - 1) * s + (k - 1) * d + 1 + more
+        if crop in ("same", "same_lower"):
+            total = max(size - n * s, 0)
+            before = total // 2 if crop == "same" else total - total // 2
+            end = before + n * s
+        else:
+            before, behind = (0, 0) if crop == "valid" else crop
+            end = size - behind
+        full.append(max(size, end))
+        kept.append(slice(before, end))
+    return (x_shape[0], *full, w_shape[2] * groups), (slice(None), *kept)
+
+
+def conv2d_transpose(x, w, b=None, *, activation=None, **options):
+    """y: every pixel of x adds its products with the filters, `stride` pixels apart; then b."""
+    shape, kept = transposed_geometry(x.shape, w.shape, **options)
+    products_options = {k: v for k, v in options.items() if k in ("stride", "dilation", "groups")}
+    y = np.zeros(shape)
+    for in_x, in_w, in_y in transposed_products(x.shape, w.shape, **products_options):
+        y[in_y] = y.item(in_y) + x.item(in_x) * w.item(in_w)
+    for index in np.ndindex(y.shape if b is not None else 0):
+        y[index] = y.item(index) + b.item(index[3])
+    y = y[kept].astype(x.dtype)
+    return relu(y) if activation == "relu" else y
+
+
+def conv2d_transpose_backward(dy, x, w, **options):
+    """(dx, dw, db): the sums of dy * w, of dy * x and of dy; what was cropped has a dy of 0."""
+    shape, kept = transposed_geometry(x.shape, w.shape, **options)
+    products_options = {k: v for k, v in options.items() if k in ("stride", "dilation", "groups")}
+    whole, dx, dw = np.zeros(shape), np.zeros(x.shape), np.zeros(w.shape)
+    whole[kept] = dy
+    for in_x, in_w, in_y in transposed_products(x.shape, w.shape, **products_options):
+        dx[in_x] = dx.item(in_x) + whole.item(in_y) * w.item(in_w)
+        dw[in_w] = dw.item(in_w) + whole.item(in_y) * x.item(in_x)
+    db = np.zeros(dy.shape[3])
+    for index in np.ndindex(dy.shape):
+        db[index[3]] = db.item(index[3]) + dy.item(index)
+    return tuple(gradient.astype(x.dtype) for gradient in (dx, dw, db))
+
+
 # ---------------------------------------------------------------------------------- pooling
 
 
@@ -177,6 +242,65 @@ def avg_pool2d_backward(dy, x_shape, window, *, count_include_pad=False, **optio
     return dx.astype(dy.dtype)
 
 
+def global_max_pool2d(x):
+    """(y, indices) of one window that is the whole image."""
+    y, indices = max_pool2d(x, x.shape[1:3])
+    return y[:, 0, 0], indices[:, 0, 0]
+
+
+def global_avg_pool2d(x):
+    """The mean of each channel."""
+    return avg_pool2d(x, x.shape[1:3])[:, 0, 0]
+
+
+# ------------------------------------------------------------------------------ normalization
+
+
+def channel_values(x):
+    """Of each channel, the last axis, its values as Python floats."""
+    return [[float(v) for v in x[..., c].ravel()] for c in range(x.shape[-1])]
+
+
+def batch_norm(
+    x, gamma, beta, *, mean=None, var=None, epsilon=1e-3, residual=None, activation=None
+):
+    """(y, mean, var): y = (x - mean) / sqrt(var + epsilon) * gamma + beta + residual."""
+    if mean is None:
+        values = channel_values(x)
+        mean = [math.fsum(v) / len(v) for v in values]
+        var = [
+            math.fsum((a - m) ** 2 for a in v) / len(v)
+            for v, m in zip(values, mean, strict=True)
+        ]
+    mean, var = np.array(mean, float), np.array(var, float)
+    y = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        scale = gamma.item(c) / math.sqrt(var.item(c) + epsilon)
+        y[index] = (x.item(index) - mean.item(c)) * scale + beta.item(c)
+        if residual is not None:
+            y[index] += residual.item(index)
+    y = y.astype(x.dtype)
+    return relu(y) if activation == "relu" else y, mean.astype(x.dtype), var.astype(x.dtype)
+
+
+def batch_norm_backward(dy, x, gamma, mean, var, *, epsilon=1e-3, y=None):
+    """(dx, dgamma, dbeta, dresidual); with y, of a ReLU's output, dy counts where y > 0 alone."""
+    g, n = np.zeros(x.shape), np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        g[index] = 0.0 if y is not None and y.item(index) <= 0 else dy.item(index)
+        n[index] = (x.item(index) - float(mean[c])) / math.sqrt(float(var[c]) + epsilon)
+    dbeta = [math.fsum(values) for values in channel_values(g)]
+    dgamma = [math.fsum(values) for values in channel_values(g * n)]
+    dx, pixels = np.zeros(x.shape), x.size // x.shape[-1]
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        rest = g.item(index) - dbeta[c] / pixels - n.item(index) * dgamma[c] / pixels
+        dx[index] = gamma.item(c) / math.sqrt(float(var[c]) + epsilon) * rest
+    return tuple(np.array(array).astype(x.dtype) for array in (dx, dgamma, dbeta, g))
+
+
 # -------------------------------------------------------------- dense layers, losses, updates
 
 
@@ -209,6 +333,74 @@ def relu(x):
     return y
 
 
+def elementwise(f, *arrays):
+    """f of the numbers of each place."""
+    y = np.zeros(arrays[0].shape)
+    for index in np.ndindex(y.shape):
+        y[index] = f(*(array.item(index) for array in arrays))
+    return y.astype(arrays[0].dtype)
+
+
+def leaky_relu(x, negative_slope=0.2):
+    return elementwise(lambda v: v if v > 0 else negative_slope * v, x)
+
+
+def leaky_relu_backward(dy, y, negative_slope=0.2):
+    return elementwise(lambda g, v: negative_slope * g if v <= 0 else g, dy, y)
+
+
+def elu(x, alpha=1.0):
+    return elementwise(lambda v: v if v > 0 else alpha * math.expm1(v), x)
+
+
+def elu_backward(dy, y, alpha=1.0):
+    return elementwise(lambda g, v: (v + alpha) * g if v <= 0 else g, dy, y)
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), by exp(x) / (1 + exp(x)) below 0, where the former would overflow."""
+    return elementwise(
+        lambda v: math.exp(v) / (1 + math.exp(v)) if v < 0 else 1 / (1 + math.exp(-v)), x
+    )
+
+
+def sigmoid_backward(dy, y):
+    return elementwise(lambda g, v: g * v * (1 - v), dy, y)
+
+
+def tanh(x):
+    return elementwise(math.tanh, x)
+
+
+def tanh_backward(dy, y):
+    return elementwise(lambda g, v: g * (1 - v * v), dy, y)
+
+
+def philox(counter, key):
+    """Philox 4x32-10 of a counter and a key of 64 bits: four words of 32 bits."""
+    words = [counter % 2**32, counter >> 32, 0, 0]
+    k0, k1 = key % 2**32, key >> 32
+    for _ in range(10):
+        a, b = words[0] * 0xD2511F53, words[2] * 0xCD9E8D57
+        words = [(b >> 32) ^ words[1] ^ k0, b % 2**32, (a >> 32) ^ words[3] ^ k1, a % 2**32]
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return words
+
+
+def dropout(x, rate, seed):
+    """0 where the draw of an element is below rate * 2^32, else x / (1 - rate).
+
+    Elements are taken 64 at a time: 16 counters give them a word each, then a second one, ...
+    """
+    flat, y = x.ravel(), np.zeros(x.size)
+    scale = x.dtype.type(1 / (1 - rate)).item()
+    for i in range(x.size):
+        block, place = divmod(i, 64)
+        if philox(16 * block + place % 16, seed)[place // 16] >= int(rate * 2**32):
+            y[i] = flat.item(i) * scale
+    return y.astype(x.dtype).reshape(x.shape)
+
+
 def softmax(logits):
     """exp(z - max z) over its sum, row by row."""
     y = np.zeros(logits.shape)
@@ -219,17 +411,64 @@ def softmax(logits):
     return y.astype(logits.dtype)
 
 
-def softmax_cross_entropy(logits, labels):
-    """(loss, dlogits): the mean of log(sum(exp(z))) - z[label], and (softmax - one-hot) / N."""
-    N, _ = logits.shape
+def softmax_backward(dy, y):
+    """y (dy - the sum of dy * y), row by row."""
+    dx = np.zeros(y.shape)
+    for n in range(y.shape[0]):
+        total = math.fsum(g * p for g, p in zip(dy[n].tolist(), y[n].tolist(), strict=True))
+        dx[n] = [p * (g - total) for g, p in zip(dy[n].tolist(), y[n].tolist(), strict=True)]
+    return dx.astype(y.dtype)
+
+
+def softmax_cross_entropy(
+    logits, labels, *, label_smoothing=0.0, class_weight=None, sample_weight=None
+):
+    """(loss, dlogits): the mean of weight * sum(t (log(sum(exp(z))) - z)), and its gradient.
+
+    `labels` are class numbers or rows t; `class_weight` has C numbers, `sample_weight` N.
+    """
+    N, C = logits.shape
     loss, dlogits = 0.0, np.zeros(logits.shape)
     for n in range(N):
         row = logits[n].tolist()
+        t = labels[n].tolist() if labels.ndim == 2 else [float(k == labels[n]) for k in range(C)]
+        weight = 1.0 if sample_weight is None else float(sample_weight[n])
+        if class_weight is not None:
+            weight *= float(class_weight[t.index(max(t))])
+        t = [(1 - label_smoothing) * p + label_smoothing / C for p in t]
         powers = [math.exp(z - max(row)) for z in row]
-        loss += (max(row) + math.log(math.fsum(powers)) - row[labels[n]]) / N
+        whole = max(row) + math.log(math.fsum(powers))
+        loss += weight * math.fsum(p * (whole - z) for p, z in zip(t, row, strict=True)) / N
         for k, power in enumerate(powers):
-            dlogits[n, k] = (power / math.fsum(powers) - (k == labels[n])) / N
+            slope = power / math.fsum(powers) * math.fsum(t) - t[k]
+            dlogits[n, k] = weight * slope / N
     return loss, dlogits.astype(logits.dtype)
+
+
+def binary_cross_entropy(logits, labels, *, label_smoothing=0.0, sample_weight=None):
+    """(loss, dlogits): the mean of weight * (-t log(p) - (1 - t) log(1 - p)), p the sigmoid."""
+    loss, dlogits = 0.0, np.zeros(logits.shape)
+    for index in np.ndindex(logits.shape):
+        z = logits.item(index)
+        t = (1 - label_smoothing) * float(labels[index]) + label_smoothing / 2
+        weight = 1.0 if sample_weight is None else float(sample_weight[index[0]])
+        # -log(p) = log(1 + exp(-z)), and -log(1 - p) = log(1 + exp(z))
+        small = math.log1p(math.exp(-abs(z)))
+        loss += weight * (t * (max(-z, 0) + small) + (1 - t) * (max(z, 0) + small)) / logits.size
+        p = 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
+        dlogits[index] = weight * (p - t) / logits.size
+    return loss, dlogits.astype(logits.dtype)
+
+
+def mean_squared_error(y, targets, *, sample_weight=None):
+    """(loss, dy): the mean of weight * (y - targets)^2, and 2 weight (y - targets) / size."""
+    loss, dy = 0.0, np.zeros(y.shape)
+    for index in np.ndindex(y.shape):
+        difference = y.item(index) - float(targets[index])
+        weight = 1.0 if sample_weight is None else float(sample_weight[index[0]])
+        loss += weight * difference * difference / y.size
+        dy[index] = 2 * weight * difference / y.size
+    return loss, dy.astype(y.dtype)
 
 
 def adam_step(

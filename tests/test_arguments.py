@@ -27,6 +27,14 @@ VALID = {
     "conv2d_backward": lambda: {
         "dy": zeros(2, 4, 5, 8), "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8)
     },
+    "conv2d_max_pool2d": lambda: {
+        "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8), "b": zeros(8), "window": 2
+    },
+    "conv2d_max_pool2d_backward": lambda: {
+        "dy": zeros(2, 2, 2, 8), "indices": zeros(2, 2, 2, 8, dtype=np.int32),
+        "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 4, 8), "window": 2,
+    },
+    "conv2d_algorithm": lambda: {"x_shape": (2, 6, 7, 4), "w_shape": (3, 3, 4, 8)},
     "max_pool2d": lambda: {"x": zeros(2, 6, 7, 4), "window": 2},
     "max_pool2d_backward": lambda: {
         "dy": zeros(2, 3, 3, 4), "indices": zeros(2, 3, 3, 4, dtype=np.int32),
@@ -42,6 +50,26 @@ VALID = {
     "relu_backward": lambda: {"dy": zeros(3, 5), "y": zeros(3, 5)},
     "softmax": lambda: {"x": zeros(3, 5)},
     "softmax_cross_entropy": lambda: {"logits": zeros(3, 5), "labels": np.array([0, 4, 1])},
+    "conv2d_transpose": lambda: {"x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 8, 4), "b": zeros(8)},
+    "conv2d_transpose_backward": lambda: {
+        "dy": zeros(2, 8, 9, 8), "x": zeros(2, 6, 7, 4), "w": zeros(3, 3, 8, 4)
+    },
+    "global_max_pool2d": lambda: {"x": zeros(2, 6, 7, 4)},
+    "global_avg_pool2d": lambda: {"x": zeros(2, 6, 7, 4)},
+    "global_max_pool2d_backward": lambda: {
+        "dy": zeros(2, 4), "indices": zeros(2, 4, dtype=np.int32), "x_shape": (2, 6, 7, 4)
+    },
+    "global_avg_pool2d_backward": lambda: {"dy": zeros(2, 4), "x_shape": (2, 6, 7, 4)},
+    "leaky_relu": lambda: {"x": zeros(3, 5)},
+    "elu": lambda: {"x": zeros(3, 5)},
+    "sigmoid": lambda: {"x": zeros(3, 5)},
+    "tanh_backward": lambda: {"dy": zeros(3, 5), "y": zeros(3, 5)},
+    "elu_backward": lambda: {"dy": zeros(3, 5), "y": zeros(3, 5)},
+    "softmax_backward": lambda: {"dy": zeros(3, 5), "y": zeros(3, 5)},
+    "dropout": lambda: {"x": zeros(3, 5), "rate": 0.5, "seed": 1},
+    "dropout_backward": lambda: {"dy": zeros(3, 5), "rate": 0.5, "seed": 1},
+    "binary_cross_entropy": lambda: {"logits": zeros(3, 5), "labels": zeros(3, 5)},
+    "mean_squared_error": lambda: {"y": zeros(3, 5), "targets": zeros(3, 5)},
     "adam_step": lambda: {
         "param": flat(), "grad": flat(), "m": flat(), "v": flat(), "step": 1, "learning_rate": 0.1
     },
@@ -148,6 +176,41 @@ POOLING = [
     ({"num_threads": -1}, ValueError, "`num_threads` is -1; expected 1 to"),
 ]  # fmt: skip
 
+V = "(3, 3, 8, 4)"
+TRANSPOSED = [
+    ({"x": zeros(2, 4, 6, 7)}, ValueError,
+     "`x` has 7 channels (shape (2, 4, 6, 7), NHWC) but `w` expects 4 (shape (3, 3, 8, 4), "
+     "(KH, KW, C_out // groups, C_in)). Is `x` in NCHW order? Use np.moveaxis(x, 1, -1)"),
+    ({"w": zeros(3, 3, 4, 8)}, ValueError,
+     "`x` has 4 channels (shape (2, 6, 7, 4), NHWC) but `w` expects 8 (shape (3, 3, 4, 8), "
+     "(KH, KW, C_out // groups, C_in)). Are its last axes the other way around? "
+     "Use np.swapaxes(w, 2, 3)"),
+    ({"x": zeros(6, 7, 4)}, ValueError,
+     "`x` has 3 dimensions (shape (6, 7, 4)); expected 4: (N, H, W, C_in). "
+     "For a single image use x[None]"),
+    ({"w": zeros(3, 8, 4)}, ValueError,
+     "`w` has 3 dimensions (shape (3, 8, 4)); expected 4: (KH, KW, C_out // groups, C_in)"),
+    ({"x": zeros(2, 6, 7, 4, dtype=np.uint8)}, TypeError, NOT_FLOAT.format("x", "uint8", X)),
+    ({"w": zeros(3, 3, 8, 4, dtype=float)}, TypeError, NOT_THE_SAME.format("w", V, X)),
+    ({"w": zeros(3, 0, 8, 4)}, ValueError, "`w` has size 0 along KW (shape (3, 0, 8, 4))"),
+    ({"groups": 3}, ValueError,
+     f"`groups` is 3, which does not divide the 4 channels of `x` (shape {X}, NHWC)"),
+    ({"stride": 0}, ValueError, FROM_ONE.format("stride", 0)),
+    ({"dilation": (1, 0)}, ValueError, FROM_ONE.format("dilation", 0)),
+    ({"output_padding": -1}, ValueError, "`output_padding` is -1; expected 0 to 2147483647"),
+    ({"output_padding": 1.0}, TypeError, NOT_INTEGER.format("output_padding", 1.0, "float")),
+    ({"output_padding": (1, 2, 3)}, ValueError,
+     "`output_padding` is (1, 2, 3); expected an int or a pair (h, w)"),
+    ({"padding": "full"}, ValueError, "`padding` is 'full'; expected \"valid\", \"same\""),
+    ({"padding": -1}, ValueError, "`padding` is -1; expected 0 to"),
+    ({"padding": 4}, ValueError,
+     f"`padding` 4 crops all of the 8x9 pixels that `x` of shape {X} and `w` of shape {V} give; "
+     "the output would be empty. Use less padding"),
+]  # fmt: skip
+
+GLOBAL = "expected (N, H, W, C) with H, W and C 1 or more"
+NUMBER = "expected a number in [0, "
+
 LABELS = (
     "expected integers of shape (3,) or one-hot rows of shape (3, 5) "
     "for `logits` of shape (3, 5)"
@@ -182,6 +245,32 @@ BAD = [
     ("conv2d_backward", {"need": "xw"}, ValueError, NEED.format("xw")),
     ("conv2d_backward", {"need": None}, (TypeError, ValueError), NEED.format(None)),
     ("conv2d_backward", {"need": ([],)}, (TypeError, ValueError), NEED.format(([],))),
+
+    *((operation, *row) for row in CONVOLUTION
+      for operation in ("conv2d_max_pool2d", "conv2d_max_pool2d_backward")),
+    ("conv2d_max_pool2d", {"b": zeros(3)}, ValueError, "`b` has shape (3,); expected (8,), one number"),
+    ("conv2d_max_pool2d", {"activation": "elu"}, ValueError,
+     "`activation` is 'elu'; expected None or \"relu\""),
+    ("conv2d_max_pool2d", {"window": 0}, ValueError, FROM_ONE.format("window", 0)),
+    ("conv2d_max_pool2d", {"window": 5}, ValueError,
+     "`window` (5, 5) with `dilation` (1, 1) spans 5x5, more than the padded input 4x5"),
+    ("conv2d_max_pool2d", {"pool_stride": 0}, ValueError, FROM_ONE.format("stride", 0)),
+    ("conv2d_max_pool2d", {"pool_padding": 2}, ValueError,
+     "`padding` 2 puts output 0 wholly into the padding of `x` (shape (2, 4, 5, 8))"),
+    ("conv2d_max_pool2d_backward", {"dy": zeros(2, 4, 5, 8)}, ValueError,
+     "`dy` has shape (2, 4, 5, 8); expected (2, 2, 2, 8), the output's for `x` of shape "
+     f"{X} and `w` of shape {W}"),
+    ("conv2d_max_pool2d_backward", {"indices": zeros(2, 2, 2, 8, dtype=np.int64)}, ValueError,
+     "`indices` has shape (2, 2, 2, 8) and dtype int64; expected (2, 2, 2, 8), like `dy`, and int32"),
+    ("conv2d_max_pool2d_backward", {"indices": np.full((2, 2, 2, 8), 20, np.int32)}, ValueError,
+     "reach from 20 to 20, outside the 4x5 pixels of"),
+    ("conv2d_max_pool2d_backward", {"indices": np.full((2, 2, 2, 8), -2, np.int32)}, ValueError,
+     "reach from -2 to -2, outside the 4x5 pixels of"),
+    ("conv2d_max_pool2d_backward", {"need": ("y",)}, ValueError, NEED.format(("y",))),
+    ("conv2d_algorithm", {"direction": "x"}, ValueError,
+     "`direction` is 'x'; expected \"y\", \"dx\" or \"dw\""),
+    ("conv2d_algorithm", {"x_shape": (6, 7, 4)}, ValueError, "`x` has 3 dimensions (shape (6, 7, 4))"),
+    ("conv2d_algorithm", {"groups": 3}, ValueError, "`groups` is 3, which does not divide"),
 
     *(("max_pool2d", *row) for row in POOLING),
     *(("avg_pool2d", *row) for row in POOLING),
@@ -248,6 +337,78 @@ BAD = [
     ("softmax_cross_entropy", {"labels": np.eye(4)[:3]}, ValueError,
      f"`labels` has shape (3, 4) and dtype float64; {LABELS}"),
 
+    ("softmax_cross_entropy", {"label_smoothing": 1}, ValueError,
+     f"`label_smoothing` is 1; {NUMBER}1)"),
+    ("softmax_cross_entropy", {"label_smoothing": "a"}, TypeError,
+     f"`label_smoothing` is 'a' (str); {NUMBER}1)"),
+    ("softmax_cross_entropy", {"sample_weight": np.ones(2)}, ValueError,
+     "`sample_weight` has shape (2,) and dtype float64; expected (3,), a number for each example"),
+    ("softmax_cross_entropy", {"class_weight": np.ones(4)}, ValueError,
+     "`class_weight` has shape (4,) and dtype float64; expected (5,), a number for each class"),
+    ("softmax_cross_entropy", {"class_weight": {5: 1.0}}, ValueError,
+     "`class_weight` names the class 5; expected 0 to 4"),
+    ("softmax_cross_entropy", {"class_weight": {"a": 1.0}}, ValueError,
+     "`class_weight` names the class 'a'; expected 0 to 4"),
+    ("softmax_cross_entropy", {"class_weight": {1: -1}}, ValueError,
+     "`class_weight` has -1 for class 1; expected 0 or more"),
+
+    *((name, *row) for name in ("conv2d_transpose", "conv2d_transpose_backward")
+      for row in TRANSPOSED),
+    ("conv2d_transpose", {"b": zeros(4)}, ValueError,
+     "`b` has shape (4,); expected (8,), one number for each of the 8 output channels (`w` of "
+     f"shape {V}, groups=1)"),
+    ("conv2d_transpose", {"activation": "elu"}, ValueError,
+     "`activation` is 'elu'; expected None or \"relu\""),
+    ("conv2d_transpose_backward", {"dy": zeros(2, 6, 7, 8)}, ValueError,
+     f"`dy` has shape (2, 6, 7, 8); expected (2, 8, 9, 8), the output's for `x` of shape {X} and "
+     f"`w` of shape {V}"),
+    ("conv2d_transpose_backward", {"need": "w"}, ValueError, NEED.format("w")),
+
+    ("global_max_pool2d", {"x": zeros(6, 7, 4)}, ValueError, f"`x` has shape (6, 7, 4); {GLOBAL}"),
+    ("global_max_pool2d", {"return_indices": 1}, TypeError,
+     "`return_indices` is 1; expected True or False"),
+    ("global_avg_pool2d", {"x": zeros(2, 0, 7, 4)}, ValueError,
+     f"`x` has shape (2, 0, 7, 4); {GLOBAL}"),
+    ("global_avg_pool2d", {"x": zeros(2, 6, 7, 4, dtype=int)}, TypeError,
+     NOT_FLOAT.format("x", "int64", X)),
+    ("global_avg_pool2d_backward", {"dy": zeros(2, 5)}, ValueError,
+     "`dy` has shape (2, 5); expected (2, 4), (N, C) for `x_shape` (2, 6, 7, 4)"),
+    ("global_avg_pool2d_backward", {"x_shape": (2, 4)}, ValueError,
+     "`x_shape` is (2, 4); expected (N, H, W, C)"),
+    ("global_max_pool2d_backward", {"indices": np.full((2, 4), 42, np.int32)}, ValueError,
+     "reach from 42 to 42, outside the 6x7 pixels of `x_shape` (2, 6, 7, 4)"),
+    ("global_max_pool2d_backward", {"indices": zeros(2, 4)}, ValueError,
+     "`indices` has shape (2, 4) and dtype float32; expected (2, 4), like `dy`, and int32"),
+
+    ("leaky_relu", {"negative_slope": -0.1}, ValueError, f"`negative_slope` is -0.1; {NUMBER}inf)"),
+    ("leaky_relu", {"negative_slope": float("nan")}, ValueError, "`negative_slope` is nan"),
+    ("elu", {"alpha": "1"}, TypeError, f"`alpha` is '1' (str); {NUMBER}inf)"),
+    ("elu_backward", {"alpha": -1}, ValueError, f"`alpha` is -1; {NUMBER}inf)"),
+    ("sigmoid", {"x": zeros(3, 5, dtype=int)}, TypeError, NOT_FLOAT.format("x", "int64", "(3, 5)")),
+    ("tanh_backward", {"dy": zeros(5, 3)}, ValueError,
+     "`dy` has shape (5, 3); expected (3, 5), like `y`"),
+    ("softmax_backward", {"dy": zeros(5, 3)}, ValueError,
+     "`dy` has shape (5, 3); expected (3, 5), like `y`"),
+    ("softmax_backward", {"y": zeros(3, 0)}, ValueError,
+     "`y` has shape (3, 0); expected (..., C) with C >= 1"),
+    ("dropout", {"rate": 1}, ValueError, f"`rate` is 1; {NUMBER}1)"),
+    ("dropout", {"seed": -1}, ValueError, "`seed` is -1; expected 0 to 18446744073709551615"),
+    ("dropout", {"seed": 2**64}, ValueError, "`seed` is 18446744073709551616; expected 0 to"),
+    ("dropout", {"seed": 0.5}, TypeError, NOT_INTEGER.format("seed", 0.5, "float")),
+    ("dropout_backward", {"dy": zeros(3, 5, dtype=int)}, TypeError,
+     NOT_FLOAT.format("dy", "int64", "(3, 5)")),
+    ("binary_cross_entropy", {"labels": zeros(3)}, ValueError,
+     "`labels` has shape (3,); expected (3, 5), like `logits`"),
+    ("binary_cross_entropy", {"labels": [["a"] * 5] * 3}, TypeError,
+     "`labels` has dtype <U1 (shape (3, 5)); expected numbers"),
+    ("binary_cross_entropy", {"sample_weight": zeros(3, 5)}, ValueError,
+     "`sample_weight` has shape (3, 5) and dtype float32; expected (3,)"),
+    ("binary_cross_entropy", {"label_smoothing": -0.1}, ValueError,
+     f"`label_smoothing` is -0.1; {NUMBER}1)"),
+    ("mean_squared_error", {"y": np.float32(1)}, ValueError, "`y` has shape (); expected (N, ...)"),
+    ("mean_squared_error", {"targets": zeros(3, 4)}, ValueError,
+     "`targets` has shape (3, 4); expected (3, 5), like `y`"),
+
     ("adam_step", {"step": 0}, ValueError, "`step` is 0; expected 1 to "),
     ("adam_step", {"step": "1"}, TypeError, "`step` is '1'"),
     ("adam_step", {"learning_rate": "fast"}, TypeError, "`learning_rate` is 'fast'"),
@@ -262,6 +423,11 @@ BAD = [
     ("sgd_step", {"velocity": flat(3)}, ValueError, "`velocity` has shape (3,)"),
     ("sgd_step", {"param": flat(10)[::2]}, ValueError, "`param` of shape (5,) has strides (8,)"),
 ]  # fmt: skip
+
+
+def test_how_many_there_are():
+    assert len(BAD) >= 250
+    assert {operation for operation, *_ in BAD} == VALID.keys()
 
 
 def results(operation):

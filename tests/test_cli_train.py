@@ -137,6 +137,20 @@ def test_lenet5_prints_every_epoch(tmp_path, pyconv_command):
     assert optimizer.learning_rate == 0.002 / (1 + 2 * 2)  # of the third epoch
 
 
+@pytest.mark.parametrize("name", ["vgg-small", "resnet20"])
+def test_networks_for_cifar(name, tmp_path, pyconv_command):
+    folder = write_data(tmp_path / "pictures", (16, 16, 3), classes=4)
+    status, lines, _ = pyconv_command(
+        "train", "--model", name, "--data", folder, "--epochs", 2, "--output", tmp_path,
+        "--batch-size", 10, "--json", "--quiet",
+    )  # fmt: skip
+    assert status == 0
+    first, second = json.loads(lines[-1])["costs"]
+    assert second < first
+    status, lines, _ = pyconv_command("evaluate", tmp_path / "model.h5", "--data", folder)
+    assert status == 0
+
+
 def test_seed_and_threads(folder, tmp_path, pyconv_command):
     def costs(*options):
         _, lines, _ = pyconv_command(
@@ -218,7 +232,9 @@ def test_output_without_permission(folder, tmp_path, pyconv_command):
 # --resume and Ctrl-C
 
 
-@pytest.mark.parametrize("options", [(), ("--seed", "5"), ("--model", "lenet5")])
+@pytest.mark.parametrize(
+    "options", [(), ("--seed", "5"), ("--model", "lenet5"), ("--model", "resnet20")]
+)
 def test_resume_is_exact(folder, tmp_path, pyconv_command, options):
     def train(name, epochs, *more):
         status, lines, errors = pyconv_command(
@@ -385,3 +401,14 @@ def test_mnist(tmp_path, pyconv_command):
     Image.fromarray(data.read_mnist(real("mnist")).x_test[0, ..., 0]).save(tmp_path / "seven.png")
     _, lines, _ = pyconv_command("predict", tmp_path / "model.h5", tmp_path / "seven.png", "--json")
     assert json.loads(lines[-1])[0]["class"] == "7"
+
+
+def test_cifar(tmp_path, pyconv_command):
+    status, lines, _ = pyconv_command(
+        "train", "--data", real("cifar10"), "--model", "vgg-small", "--epochs", 1, "--output",
+        tmp_path, "--json",
+    )  # fmt: skip
+    assert status == 0
+    result = json.loads(lines[-1])
+    assert result["costs"][0] < 2.25  # of ten classes that are guessed: 2.303
+    assert result["test_accuracy"] > 0.2

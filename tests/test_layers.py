@@ -8,19 +8,26 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pyconv
 from pyconv import initializers
 from pyconv.layers import (
+    ELU,
     Activation,
     AveragePooling2D,
+    BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    LeakyReLU,
     MaxPooling2D,
     ReLU,
     Rescaling,
+    Residual,
     ZeroPadding2D,
 )
+from pyconv.model import Sequential
 
 # layer, shape of an input, shape of the output, shapes of the parameters
 LAYERS = [
@@ -39,12 +46,24 @@ LAYERS = [
         (3, 4, 6),
         {"w": (2, 2, 1, 6)},
     ),
+    (Conv2DTranspose(5, 3), (3, 4, 2), (5, 6, 5), {"w": (3, 3, 5, 2), "b": (5,)}),
+    (Conv2DTranspose(3, 4, 2, "same"), (3, 4, 2), (6, 8, 3), {"w": (4, 4, 3, 2), "b": (3,)}),
+    (
+        Conv2DTranspose(
+            6, (2, 3), (2, 1), ((1, 0), (2, 1)), (1, 0), (1, 2), 2, "relu", bias_initializer="ones"
+        ),
+        (3, 6, 4),
+        (6, 7, 6),
+        {"w": (2, 3, 3, 4), "b": (6,)},
+    ),
+    (Conv2DTranspose(2, 3, padding=1, use_bias=False), (3, 4, 2), (3, 4, 2), {"w": (3, 3, 2, 2)}),
     (MaxPooling2D(), (7, 6, 3), (3, 3, 3), {}),
     (MaxPooling2D(3, 2, "same"), (7, 6, 3), (4, 3, 3), {}),
     (MaxPooling2D((2, 3), (1, 2)), (7, 6, 3), (6, 2, 3), {}),
     (AveragePooling2D(), (7, 6, 3), (3, 3, 3), {}),
     (AveragePooling2D(3, 2, "same"), (7, 6, 3), (4, 3, 3), {}),
     (GlobalAveragePooling2D(), (4, 5, 3), (3,), {}),
+    (GlobalMaxPooling2D(), (4, 5, 3), (3,), {}),
     (ZeroPadding2D(2), (4, 5, 3), (8, 9, 3), {}),
     (ZeroPadding2D((0, 1)), (4, 5, 3), (4, 7, 3), {}),
     (ZeroPadding2D(((1, 2), (3, 0))), (4, 5, 3), (7, 8, 3), {}),
@@ -54,8 +73,40 @@ LAYERS = [
     (Dense(7, "relu", use_bias=False), (5,), (7,), {"w": (5, 7)}),
     (Activation("relu"), (4, 5, 3), (4, 5, 3), {}),
     (Activation("linear"), (5,), (5,), {}),
+    (Activation("leaky_relu"), (4, 5, 3), (4, 5, 3), {}),
+    (Activation("elu"), (5,), (5,), {}),
+    (Activation("sigmoid"), (4, 5, 3), (4, 5, 3), {}),
+    (Activation("tanh"), (5,), (5,), {}),
+    (Activation("softmax"), (4, 5, 3), (4, 5, 3), {}),
     (ReLU(), (5,), (5,), {}),
+    (LeakyReLU(), (4, 5, 3), (4, 5, 3), {}),
+    (LeakyReLU(0.0), (5,), (5,), {}),
+    (ELU(), (4, 5, 3), (4, 5, 3), {}),
+    (ELU(0.5), (5,), (5,), {}),
     (Dropout(0.4), (4, 5, 3), (4, 5, 3), {}),
+    (BatchNormalization(0.9, 0.01), (4, 5, 3), (4, 5, 3), {"gamma": (3,), "beta": (3,)}),
+    (BatchNormalization(), (5,), (5,), {"gamma": (5,), "beta": (5,)}),
+    (Residual(Dense(5, use_bias=False)), (5,), (5,), {"body/dense/w": (5, 5)}),
+    (Residual([Flatten()], Flatten()), (2, 3, 1), (6,), {}),
+    (
+        Residual(
+            [Conv2D(4, 3, padding="same"), BatchNormalization(), ReLU(), Residual(Conv2D(4, 1))],
+            [Conv2D(4, 1, use_bias=False), BatchNormalization()],
+        ),
+        (4, 5, 3),
+        (4, 5, 4),
+        {
+            "body/conv2d/w": (3, 3, 3, 4),
+            "body/conv2d/b": (4,),
+            "body/batch_normalization/gamma": (4,),
+            "body/batch_normalization/beta": (4,),
+            "body/residual/body/conv2d/w": (1, 1, 4, 4),
+            "body/residual/body/conv2d/b": (4,),
+            "shortcut/conv2d/w": (1, 1, 3, 4),
+            "shortcut/batch_normalization/gamma": (4,),
+            "shortcut/batch_normalization/beta": (4,),
+        },
+    ),
 ]
 each_layer = pytest.mark.parametrize(
     ("layer", "input_shape", "output_shape", "param_shapes"),
@@ -155,6 +206,44 @@ def test_conv2d_passes_every_option_on(rng):
     )
 
 
+def test_conv2d_transpose_passes_every_option_on(rng):
+    layer = Conv2DTranspose(6, (2, 3), (2, 1), ((1, 0), (2, 1)), (1, 0), (1, 2), 2, "relu")
+    layer.build((3, 6, 4), rng)
+    x = rng.integers(-3, 4, (2, 3, 6, 4)).astype(float)
+    for array in layer.params.values():
+        array[...] = rng.integers(-3, 4, array.shape)
+    assert_array_equal(
+        layer.forward(x, training=False),
+        oracle.conv2d_transpose(
+            x,
+            layer.params["w"],
+            layer.params["b"],
+            stride=(2, 1),
+            padding=((1, 0), (2, 1)),
+            output_padding=(1, 0),
+            dilation=(1, 2),
+            groups=2,
+            activation="relu",
+        ),
+    )
+
+
+def test_activations_are_the_functions(rng):
+    x = rng.standard_normal((3, 7))
+    for layer, expected in (
+        (Activation("leaky_relu"), pyconv.leaky_relu(x, negative_slope=0.2)),
+        (LeakyReLU(), pyconv.leaky_relu(x, negative_slope=0.3)),
+        (Activation("elu"), pyconv.elu(x, alpha=1)),
+        (ELU(2.0), pyconv.elu(x, alpha=2)),
+        (Activation("sigmoid"), pyconv.sigmoid(x)),
+        (Activation("tanh"), pyconv.tanh(x)),
+        (Activation("softmax"), pyconv.softmax(x)),
+        (Activation("relu"), pyconv.relu(x)),
+        (Activation(None), x),
+    ):
+        assert_array_equal(layer.forward(x, training=False), expected)
+
+
 def test_depthwise_filters_each_channel_by_itself(rng):
     layer = DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False)
     layer.build((5, 6, 3), rng)
@@ -183,6 +272,41 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rng):
     assert abs(np.mean(y == 0) - 0.25) < 6 * (0.25 * 0.75 / 100_000) ** 0.5
     assert_array_equal(layer.backward(x, need_dx=True), y)
     assert layer.forward(x, training=False) is x
+
+
+def test_batch_normalization_predicts_by_moving_statistics(rng):
+    layer = BatchNormalization(momentum=0.75, epsilon=0.5)
+    layer.build((3,), rng)
+    x = rng.standard_normal((8, 3)) + 5
+    y = layer.forward(x, training=True)
+    assert_allclose(y, (x - x.mean(0)) / np.sqrt(x.var(0) + 0.5), rtol=1e-12, atol=1e-12)
+    mean, var = 0.25 * x.mean(0), 0.75 + 0.25 * x.var(0)
+    assert_allclose(layer.state["moving_mean"], mean, rtol=1e-14)
+    assert_allclose(layer.state["moving_variance"], var, rtol=1e-14)
+    y = layer.forward(x, training=False)
+    assert_allclose(y, (x - mean) / np.sqrt(var + 0.5), rtol=1e-12)
+    assert list(layer.weights) == ["gamma", "beta", "moving_mean", "moving_variance"]
+
+
+def test_weights_of_a_residual_block_lie_in_the_order_of_its_layers(rng):
+    block = Residual([Dense(3), BatchNormalization(), Dense(3)], [BatchNormalization()])
+    block.build((3,), rng)
+    norm = ["gamma", "beta", "moving_mean", "moving_variance"]
+    assert list(block.weights) == [
+        "body/dense/w", "body/dense/b", *(f"body/batch_normalization/{name}" for name in norm),
+        "body/dense_1/w", "body/dense_1/b",
+        *(f"shortcut/batch_normalization/{name}" for name in norm),
+    ]  # fmt: skip
+
+
+def test_a_layer_serves_in_one_place(rng):
+    norm = BatchNormalization()
+    with pytest.raises(ValueError, match=r"holds at 1 a BatchNormalization .* in use"):
+        Sequential([Residual(norm), norm])
+    model = Sequential([Residual(Residual(Dense(3))), Dense(2)], input_shape=(3,))
+    inner = model.layers[0].body[0].body[0]
+    with pytest.raises(ValueError, match=r"holds at 0 a Dense .* in use"):
+        Residual(inner)
 
 
 @pytest.mark.parametrize("name", ["glorot", "he", "lecun"])
@@ -225,7 +349,13 @@ def test_bias_initializer(rng):
         (lambda: Conv2D(8, (3, 3, 3)), ValueError, "kernel_size"),
         (lambda: Conv2D(8, 3, activation="rleu"), ValueError, "`activation`.*mean 'relu'"),
         (lambda: Dense(8, "softmax"), ValueError, "end in logits"),
-        (lambda: Activation("softmax"), ValueError, "end in logits"),
+        (lambda: Conv2D(8, 3, activation="tanh"), ValueError, r"put Activation\('tanh'\) behind"),
+        (lambda: Activation("swish"), ValueError, "`activation` is 'swish'.*'leaky_relu'"),
+        (lambda: LeakyReLU(-1), ValueError, "`negative_slope` is -1"),
+        (lambda: LeakyReLU(alpha=0.1), TypeError, "LeakyReLU has no argument 'alpha'"),
+        (lambda: ELU("1"), TypeError, "`alpha` is '1'"),
+        (lambda: Conv2DTranspose(8, 3, output_padding=-1), ValueError, "`output_padding` is -1"),
+        (lambda: Conv2DTranspose(8, 3, stride=2), TypeError, "mean 'strides'"),
         (
             lambda: Dense(8, kernel_initializer="glorot"),
             ValueError,
@@ -239,6 +369,13 @@ def test_bias_initializer(rng):
         (lambda: ZeroPadding2D(((1, 2, 3), (0, 0))), ValueError, "padding"),
         (lambda: ZeroPadding2D((1, 2, 3)), ValueError, r"`padding` is \(1, 2, 3\)"),
         (lambda: MaxPooling2D(0), ValueError, "`pool_size` is 0"),
+        (lambda: BatchNormalization(1), ValueError, "`momentum` is 1; expected"),
+        (lambda: BatchNormalization(epsilon=-1), ValueError, "`epsilon` is -1"),
+        (lambda: Residual([]), ValueError, "`body` is empty"),
+        (lambda: Residual(Flatten(), []), ValueError, "`shortcut` is empty"),
+        (lambda: Residual(Flatten), TypeError, "`body` is .*Flatten.*; expected a layer"),
+        (lambda: Residual([Flatten]), TypeError, "holds .*Flatten.*; expected a layer"),
+        (lambda: Residual([Flatten()] * 2), ValueError, "holds at 1 a Flatten .* in use"),
     ],
 )
 def test_bad_arguments(make, error, message):
@@ -251,12 +388,18 @@ def test_bad_arguments(make, error, message):
     [
         (Conv2D(8, 3), (10,), r"Conv2D takes images \(H, W, C\).*\(10,\)"),
         (GlobalAveragePooling2D(), (10,), r"takes images \(H, W, C\)"),
+        (GlobalMaxPooling2D(), (10,), r"takes images \(H, W, C\)"),
+        (Conv2DTranspose(8, 3), (10,), r"Conv2DTranspose takes images \(H, W, C\)"),
+        (Conv2DTranspose(8, 3, groups=3), (4, 4, 4), "`groups` is 3, which must divide the 4 ch"),
+        (Conv2DTranspose(8, 2, padding=5), (4, 4, 3), "`padding` 5 crops all"),
         (ZeroPadding2D(), (10,), r"takes images \(H, W, C\)"),
         (Dense(8), (4, 4, 3), r"\(4, 4, 3\); put a Flatten\(\)"),
         (Conv2D(8, 3, groups=3), (4, 4, 3), "`groups` is 3, which must divide the 3 channels"),
         (Conv2D(8, 3, groups=2), (4, 4, 3), "`groups` is 2, which must divide the 3 channels"),
         (Conv2D(8, 5), (4, 4, 3), "5x5.*4x4"),
         (MaxPooling2D(5), (4, 4, 3), "5x5.*4x4"),
+        (Residual(Conv2D(8, 5)), (4, 4, 3), "body: layer conv2d: .*5x5.*4x4"),
+        (Residual(Conv2D(4, 1)), (4, 4, 3), r"\(4, 4, 4\), and `shortcut`, which gives \(4, 4, 3\)"),
     ],
 )
 def test_inputs_that_do_not_suit(layer, input_shape, message, rng):

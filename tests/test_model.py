@@ -27,10 +27,12 @@ def test_gradients_of_whole_models(name, rng):
     model.parameters += rng.normal(0, 0.1, model.parameters.shape)  # biases of 0 sit on ReLU's kink
 
     def loss():
-        return pyconv.softmax_cross_entropy(model.forward(x), labels)[0]
+        return pyconv.softmax_cross_entropy(model.forward(x, training=True), labels)[0]
 
     _, dlogits = pyconv.softmax_cross_entropy(model.forward(x, training=True), labels)
     model.backward(dlogits)
+    for layer in model.layers[-3:]:
+        assert all(each.cache is None for each in (layer, *layer.inner))
     p = model.parameters
     some = rng.choice(p.size, min(p.size, 60), replace=False)
     differences = []
@@ -42,7 +44,6 @@ def test_gradients_of_whole_models(name, rng):
         differences.append((above - loss()) / 2e-6)
         p[i] = middle
     assert_allclose(model.gradients[some], differences, rtol=1e-5, atol=1e-8)
-    assert all(layer.cache is None for layer in model.layers[-3:])
 
 
 def test_one_step_is_gradient_descent(rng):
@@ -101,7 +102,8 @@ def test_forms_of_labels_train_alike(data):
         (np.array([0, 0.5, 1, 2]), ValueError, "`y` holds 0.5"),
         (np.array([0, np.nan, 1, 2]), ValueError, "from nan to nan"),
         (np.eye(4)[:, :3], ValueError, "row 3 .*a single 1"),
-        (np.full((4, 3), 1 / 3), ValueError, "row 0 .*a single 1"),
+        (np.full((4, 3), 1 / 2), ValueError, "row 0 .*a single 1"),
+        (np.array([[1.5, -0.5, 0]] * 4), ValueError, "row 0 .*a single 1"),
         (np.eye(3, 4), ValueError, r"\(3, 4\).*Give y.T"),
         (np.zeros((1, 4), int), ValueError, r"\(1, 4\).*Give y.T"),
         (np.zeros(3, int), ValueError, r"`y` has shape \(3,\); for 4 examples"),

@@ -65,6 +65,41 @@ def test_conv2d_backward():
     assert_array_equal(db, [12])
 
 
+def test_conv2d_transpose_spreads_each_pixel_over_a_filter():
+    x, w = image([[1, 10, 100]]), filters([[1, 2, 3]])
+    y = oracle.conv2d_transpose(x, w, np.array([1000.0]), stride=(1, 2))
+    assert_array_equal(y, image([[1001, 1002, 1013, 1020, 1130, 1200, 1300]]))
+    # 7 columns, of which "same" keeps 6: nothing is cropped before, since 1 // 2 is 0.
+    y = oracle.conv2d_transpose(x, w, stride=(1, 2), padding="same")
+    assert_array_equal(y, image([[1, 2, 13, 20, 130, 200]]))
+    y = oracle.conv2d_transpose(x, w, stride=(1, 2), padding="same_lower")
+    assert_array_equal(y, image([[2, 13, 20, 130, 200, 300]]))
+    options = {"stride": (1, 2), "padding": ((0, 0), (1, 0)), "output_padding": (0, 1)}
+    assert_array_equal(oracle.conv2d_transpose(x, w, **options), image([[2, 13, 20, 130, 200, 300, 0]]))
+    # With output padding 8 columns, of which "same" drops one before and one behind.
+    y = oracle.conv2d_transpose(x, w, stride=(1, 2), padding="same", output_padding=(0, 1))
+    assert_array_equal(y, image([[2, 13, 20, 130, 200, 300]]))
+    dilated = oracle.conv2d_transpose(image([[1, 10]]), filters([[1, 2]]), dilation=(1, 3))
+    assert_array_equal(dilated, image([[1, 10, 0, 2, 20]]))
+
+
+def test_conv2d_transpose_groups_keep_channels_apart():
+    x = np.array([1.0, 10.0, 100.0, 1000.0]).reshape(1, 1, 1, 4)
+    w = np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)  # w[0, 0, o, i]
+    assert_array_equal(oracle.conv2d_transpose(x, w, groups=2).ravel(), [1 + 20, 300 + 4000])
+
+
+def test_conv2d_transpose_backward():
+    x, w = image([[1, 2]]), filters([[10, 20]])
+    # y = [10, 20 + 20, 40]; its first column is cropped.
+    dx, dw, db = oracle.conv2d_transpose_backward(
+        image([[5, 7]]), x, w, padding=((0, 0), (1, 0))
+    )
+    assert_array_equal(dx, image([[20 * 5, 10 * 5 + 20 * 7]]))
+    assert_array_equal(dw, filters([[2 * 5, 1 * 5 + 2 * 7]]))
+    assert_array_equal(db, [12])
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation", "padding", "expected"),
     [
@@ -153,6 +188,66 @@ def test_softmax_cross_entropy_of_known_odds():
     loss, dlogits = oracle.softmax_cross_entropy(logits, np.array([1, 0]))
     assert loss == pytest.approx((np.log(4) + np.log(4)) / 2)
     assert_allclose(dlogits, [[1 / 16, -6 / 16, 5 / 16], [-3 / 8, 1 / 8, 2 / 8]])
+
+
+def test_cross_entropy_smoothed_and_weighted():
+    logits = np.log([[1.0, 1.0, 2.0], [1.0, 2.0, 5.0]])
+    # Smoothed by 0.3, class 2 becomes (0.1, 0.1, 0.8): log 4 - 0.8 log 2.
+    loss, dlogits = oracle.softmax_cross_entropy(logits[:1], np.array([2]), label_smoothing=0.3)
+    assert loss == pytest.approx(np.log(4) - 0.8 * np.log(2))
+    assert_allclose(dlogits, [[0.15, 0.15, -0.3]])
+    rows = np.array([[0.0, 0.0, 1.0], [0.5, 0.25, 0.25]])
+    weights = {"class_weight": [2.0, 7.0, 3.0], "sample_weight": [1.0, 10.0]}
+    loss, dlogits = oracle.softmax_cross_entropy(logits, rows, **weights)
+    second = np.log(8) - 0.25 * np.log(2) - 0.25 * np.log(5)
+    assert loss == pytest.approx((3 * np.log(2) + 20 * second) / 2)
+    assert_allclose(dlogits, [[0.375, 0.375, -0.75], [10 * -0.375, 0, 10 * 0.375]], atol=1e-15)
+
+
+def test_binary_cross_entropy_of_known_odds():
+    logits = np.log([[3.0], [1 / 3]])
+    loss, dlogits = oracle.binary_cross_entropy(logits, np.array([[1], [1]]))
+    assert loss == pytest.approx((np.log(4 / 3) + np.log(4)) / 2)
+    assert_allclose(dlogits, [[-1 / 8], [-3 / 8]])
+    options = {"label_smoothing": 0.5, "sample_weight": [0.0, 2.0]}
+    loss, dlogits = oracle.binary_cross_entropy(logits, np.array([[1], [1]]), **options)
+    assert loss == pytest.approx(0.75 * np.log(4) + 0.25 * np.log(4 / 3))
+    assert_allclose(dlogits, [[0], [-1 / 2]])
+
+
+def test_mean_squared_error():
+    y, targets = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [3.0, 7.0]])
+    loss, dy = oracle.mean_squared_error(y, targets)
+    assert loss == (4 + 9) / 4
+    assert_array_equal(dy, [[0, 1], [0, -1.5]])
+    loss, dy = oracle.mean_squared_error(y, targets, sample_weight=[1, 2])
+    assert loss == (4 + 18) / 4
+    assert_array_equal(dy, [[0, 1], [0, -3]])
+
+
+def test_activations():
+    x = np.array([-2.0, 0.0, 3.0])
+    assert_array_equal(oracle.leaky_relu(x, 0.25), [-0.5, 0, 3])
+    assert_array_equal(oracle.leaky_relu_backward(x, x, 0.25), [-0.5, 0, 3])
+    assert_allclose(oracle.elu(x, 2.0), [2 * np.exp(-2) - 2, 0, 3])
+    assert_array_equal(oracle.elu_backward(x, np.array([-1.5, 0, 3]), 2.0), [-1, 0, 3])
+    assert_allclose(oracle.sigmoid(np.log([1 / 3, 1, 3])), [1 / 4, 1 / 2, 3 / 4])
+    assert_allclose(oracle.tanh(np.log([1 / 2, 1, 2])), [-3 / 5, 0, 3 / 5])
+    y = np.array([0.25, 0.5, 0.75])
+    assert_array_equal(oracle.sigmoid_backward(np.array([16.0, 4, 16]), y), [3, 1, 3])
+    assert_array_equal(oracle.tanh_backward(np.array([16.0, 4, 16]), y), [15, 3, 7])
+    dx = oracle.softmax_backward(np.array([[8.0, 0, 4]]), np.array([[0.25, 0.5, 0.25]]))
+    assert_array_equal(dx, [[5 / 4, -3 / 2, 1 / 4]])
+
+
+def test_philox_and_dropout():
+    # The known answer of Random123's tests for a counter and a key of zeros.
+    assert oracle.philox(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    x = np.arange(1.0, 19.0)
+    y = oracle.dropout(x, 0.5, 0)
+    # 0x66... is below a half, 0xe1... is not: elements 0 and 16 have the words 0 and 1 of counter 0.
+    assert (y[0], y[16]) == (0, 34)
+    assert_array_equal(oracle.dropout(x, 0.0, 0), x)
 
 
 def test_adam_moves_by_the_learning_rate_at_first():

@@ -11,7 +11,7 @@ import pytest
 from networks import NETWORKS, SHAPE, bright_corners, network, small
 from numpy.testing import assert_array_equal
 
-from pyconv.layers import Dense, Flatten
+from pyconv.layers import Dense, Flatten, Residual
 from pyconv.model import Sequential, load_model
 from pyconv.optimizers import SGD, Adam, AdamW, RMSprop
 
@@ -53,6 +53,36 @@ def test_file_holds_the_whole_model(name, dtype, tmp_path, rng):
         layer.get_config() for layer in model.layers
     ]
     assert not loaded.compiled
+
+
+def test_moving_statistics_go_on_from_a_file_and_a_copy(tmp_path, rng):
+    x, y = rng.random((20, 16, 16, 3)), rng.integers(0, 3, 20)
+    model = network("residual")
+    model.compile()
+    model.fit(x, y, epochs=2, verbose=0)
+    model.save(tmp_path / "model.h5")
+    others = load_model(tmp_path / "model.h5"), pickle.loads(pickle.dumps(model))
+    for each in model, *others:
+        each.fit(x, y, epochs=4, initial_epoch=2, verbose=0)
+    for other in others:
+        for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+            assert_array_equal(one, two)
+            assert not np.shares_memory(one, two)
+    with h5py.File(tmp_path / "model.h5") as file:
+        weights = file["weights"]
+        assert list(weights["batch_normalization"]) == [
+            "beta", "gamma", "moving_mean", "moving_variance",
+        ]  # fmt: skip
+        assert "w" in weights["residual/body/conv2d_1"]
+
+
+def test_a_strange_layer_inside_a_residual_block_is_not_saved(tmp_path):
+    class Odd(Flatten):
+        pass
+
+    model = Sequential([Residual([Odd()], [Flatten()])], input_shape=(3, 3, 1))
+    with pytest.raises(TypeError, match=r"Odd.* is no layer of pyconv"):
+        model.save(tmp_path / "model.h5")
 
 
 def test_copies_are_whole_models(data):

@@ -11,32 +11,37 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import layers, machine, plot, threads
 from .measure import Measurement, measure_all
-from .peer import SCRIPTS, Peer, PeerMissingError
+from .peer import NETWORK_SCRIPTS, SCRIPTS, Peer, PeerMissingError
 from .predict import Prediction, predict_all
 from .shapes import TABLE, ConvShape, PoolShape, load
 
+MODES = ("train", "infer_64", "infer_1")
 DIRECTIONS = (*ConvShape.directions, *PoolShape.directions)
 PEER_PYTHON = "PYCONV_PEER_PYTHON"
+NET_PYCONV = Path(__file__).with_name("net_pyconv.py")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pyconv bench` to its parser."""
     parser.add_argument(
-        "what", choices=("layers", "threads"),
-        help="layers: each layer's time, rate and ratio to a peer; threads: how it scales, and a "
-             "prediction for 4 to 128 threads")
+        "what", choices=("layers", "networks", "threads"),
+        help="layers: each layer's time, rate and ratio to a peer; networks: training steps and "
+             "inference of whole networks; threads: how layers scale, and a prediction for 4 to 128 "
+             "threads")
     parser.add_argument(
         "--threads", type=_counts, metavar="1,2",
         help="numbers of threads to measure (default: layers: as many as pyconv would use; "
              "threads: 1 up to this machine's CPUs)")
     parser.add_argument(
-        "--peer", type=_some_of(tuple(SCRIPTS)), default=[], metavar="P[,P]",
-        help=f"measure these libraries beside pyconv, out of {', '.join(SCRIPTS)}")
+        "--peer", type=_some_of(tuple(NETWORK_SCRIPTS)), default=[], metavar="P[,P]",
+        help=f"measure these libraries beside pyconv: layers: {', '.join(SCRIPTS)}; networks: "
+             f"{', '.join(NETWORK_SCRIPTS)}")
     parser.add_argument(
         "--peer-python", metavar="PATH", default=os.environ.get(PEER_PYTHON, sys.executable),
         help=f"a Python that has the peers (default: {PEER_PYTHON}, or else this one)")
@@ -50,9 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", type=Path, default=TABLE, metavar="FILE",
                         help=f"another table in the form of pyconv/bench/{TABLE.name}")
     parser.add_argument("--only", type=_names, metavar="NAME[,NAME]",
-                        help="these layers alone, from any section of the table")
+                        help="these layers alone, from any section of the table; or these networks")
     parser.add_argument("--direction", type=_some_of(DIRECTIONS), default=DIRECTIONS, metavar="D[,D]",
                         help=f"these directions alone, out of {', '.join(DIRECTIONS)}")
+    parser.add_argument("--mode", type=_some_of(MODES), default=MODES, metavar="M[,M]",
+                        help=f"networks: these alone, out of {', '.join(MODES)}")
+    parser.add_argument("--profile", action="store_true",
+                        help="networks: also the time of each layer, forward and backward")
+    parser.add_argument("--memory", action="store_true",
+                        help="networks: also the peak memory of training")
     parser.add_argument("--rounds", type=_positive, default=7, metavar="N",
                         help="rounds of timing, of which the best counts (default: 7)")
     parser.add_argument("--json", type=_new_file, metavar="FILE",
@@ -72,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.plot and not plot.available():
         raise ImportError("--plot needs matplotlib: pip install 'pyconv-cnn[plot]'")
+    if args.what == "networks":
+        return _run_networks(args)
+    if unknown := [name for name in args.peer if name not in SCRIPTS]:
+        args.wrong_usage(f"--peer: {', '.join(unknown)} cannot be measured layer by layer")
     chosen = _choose(args)
     counts = args.threads or _default_threads(args.what)
     facts = machine.describe()
@@ -83,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
               file=sys.stderr)
     predictions: list[Prediction] = []
     with ExitStack() as stack:
-        peers = _start_peers(args.peer, args.peer_python, stack)
+        peers = _start_peers(SCRIPTS, args.peer, args.peer_python, stack)
         names = [peer.name for peer in peers]
         if peers:
             print("beside " + ", ".join(f"{peer.name} {peer.version}" for peer in peers)
@@ -138,12 +153,49 @@ def _default_threads(what: str) -> list[int]:
     return [get_num_threads()] if what == "layers" else list(range(1, available_cpus() + 1))
 
 
-def _start_peers(names: Sequence[str], python: str, stack: ExitStack) -> list[Peer]:
+def _run_networks(args: argparse.Namespace) -> int:
+    from . import networks
+
+    names = args.only or list(networks.NETWORKS)
+    if unknown := [name for name in names if name not in networks.NETWORKS]:
+        args.wrong_usage(f"--only: there is no network {', '.join(unknown)}; "
+                         f"there are {', '.join(networks.NETWORKS)}")
+    if args.plot:
+        args.wrong_usage("--plot draws layers and threads, not networks")
+    counts = args.threads or _default_threads("layers")
+    os.environ["PYCONV_PEER_THREADS"] = str(max(counts))  # for peers that cannot change it later
+    facts = machine.describe()
+    print(f"{facts['cpu']}, {facts['cpus']} CPUs, kernels {facts['isa']}")
+    if machine.is_busy(max(counts)):
+        print("this machine is busy with other work: times on several threads say little",
+              file=sys.stderr)
+    with ExitStack() as stack:
+        peers = _start_peers(NETWORK_SCRIPTS, args.peer, args.peer_python, stack)
+        if peers:
+            print("beside " + ", ".join(f"{peer.name} {peer.version}" for peer in peers))
+        measured = networks.measure_networks(names, args.mode, counts, args.rounds, peers)
+        rows = networks.print_rows(measured, [peer.name for peer in peers])
+        versions = [{"name": peer.name, "version": peer.version} for peer in peers]
+    networks.print_summary(rows)
+    profile = networks.print_profile(names, max(counts)) if args.profile else []
+    memory = []
+    if args.memory:
+        sides = {"pyconv": partial(Peer, NET_PYCONV, sys.executable)}
+        sides |= {name: partial(Peer, NETWORK_SCRIPTS[name], args.peer_python) for name in args.peer
+                  if name in ("torch", "keras")}
+        memory = networks.print_memory(names, sides)
+    if args.json:
+        args.json.write_text(networks.report(rows, profile, memory, facts, versions))
+    return 0
+
+
+def _start_peers(scripts: dict[str, Path], names: Sequence[str], python: str, stack: ExitStack
+                 ) -> list[Peer]:
     """The peers, to be closed by `stack`; a message for each that is not installed."""
     peers = []
     for name in names:
         try:
-            peers.append(stack.enter_context(Peer(SCRIPTS[name], python)))
+            peers.append(stack.enter_context(Peer(scripts[name], python)))
         except PeerMissingError as error:
             print(f"without {name}: {error}; choose a Python that has it by --peer-python or "
                   f"{PEER_PYTHON}", file=sys.stderr)

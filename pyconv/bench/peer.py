@@ -17,6 +17,8 @@ from .problem import Problem
 from .shapes import as_peer_problem
 
 SCRIPTS = {name: Path(__file__).with_name(f"peer_{name}.py") for name in ("torch", "ncnn")}
+NETWORK_SCRIPTS = {name: Path(__file__).with_name(f"net_{name}.py")
+                   for name in ("torch", "keras", "onnxruntime", "openvino", "ncnn")}
 
 
 class PeerMissingError(OSError):
@@ -85,10 +87,17 @@ class Peer:
         PeerCannotError
             If the peer has no such operation.
         """
-        answer = self._ask(do="prepare", problem=as_peer_problem(problem.shape),
-                           direction=problem.direction)
+        return self.prepare_problem(as_peer_problem(problem.shape), problem.direction)
+
+    def prepare_problem(self, problem: dict[str, Any], direction: str) -> np.ndarray:
+        """As `prepare`, for a problem in the words of the peer's script."""
+        answer = self._ask(do="prepare", problem=problem, direction=direction)
         self.layouts = answer["layouts"]
         return np.array(answer["sample"])
+
+    def memory(self) -> int:
+        """Bytes by which the process has grown at its peak, since its library was imported."""
+        return self._ask(do="memory")["bytes"]
 
     def time(self, layout: str, threads: int, seconds: float) -> float:
         """Mean seconds of a call, over as many calls as fill `seconds`."""

@@ -4,6 +4,8 @@
         -> {"layouts": [...], "sample": [...]}: some values of the result, for comparison
     {"do": "time", "layout": "channels_last", "threads": 2, "seconds": 0.02}
         -> {"seconds": seconds per call}
+    {"do": "memory"}
+        -> {"bytes": by how much the process has grown at its peak, since it was ready}
 
 A peer has a process of its own, because two OpenMP pools in one process spin against each other,
 and because it may live in another environment: its script needs nothing of pyconv but this file.
@@ -25,7 +27,7 @@ def serve(name, version, prepare, set_threads):
     HWIO) order; what the peer cannot do is a ValueError or RuntimeError.
     """
     print(json.dumps({"name": name, "version": version}), flush=True)
-    calls = {}
+    calls, start = {}, resident("VmRSS")
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -34,6 +36,8 @@ def serve(name, version, prepare, set_threads):
                 calls, result = prepare(request["problem"], request["direction"])
                 at = [i * HASH % len(result) for i in range(min(SAMPLE, len(result)))]
                 answer = {"layouts": list(calls), "sample": result[at].tolist()}
+            elif request["do"] == "memory":
+                answer = {"bytes": resident("VmHWM") - start}
             else:
                 set_threads(request["threads"])
                 seconds = seconds_per_call(calls[request["layout"]], request["seconds"])
@@ -44,10 +48,22 @@ def serve(name, version, prepare, set_threads):
 
 
 def seconds_per_call(call, seconds):
-    """Mean time of as many calls as fill `seconds`."""
+    """Mean time of as many calls as fill `seconds`; a call may say that it does several `steps`."""
     calls, start, now = 0, perf_counter(), 0.0
     while now < seconds:
         call()
-        calls += 1
+        calls += getattr(call, "steps", 1)
         now = perf_counter() - start
     return now / calls
+
+
+def resident(what):
+    """Bytes of memory that this process holds ("VmRSS"), or held at its peak ("VmHWM")."""
+    try:
+        with open("/proc/self/status") as lines:
+            for line in lines:
+                if line.startswith(what):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -13,6 +13,22 @@ from .. import _cpu, _dispatch, _threads
 from .._threads import get_num_threads, set_num_threads, threads
 from .._version import __version__
 from ._plans import set_algorithm
+from .activations import (
+    dropout,
+    dropout_backward,
+    elu,
+    elu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
 from .convolution import (
     conv2d,
     conv2d_algorithm,
@@ -20,15 +36,40 @@ from .convolution import (
     conv2d_max_pool2d,
     conv2d_max_pool2d_backward,
 )
-from .dense_layers import dense, dense_backward, relu, relu_backward, softmax, softmax_cross_entropy
+from .dense_layers import (
+    add,  # noqa: F401  (for layers)
+    dense,
+    dense_backward,
+)
+from .losses import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from .normalization import (
+    batch_norm,
+    batch_norm_backward,
+    fold_batch_norm,  # noqa: F401  (for fusion)
+)
 from .optimize import adam_step, sgd_step
-from .pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from .pooling import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    global_avg_pool2d,
+    global_avg_pool2d_backward,
+    global_max_pool2d,
+    global_max_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+from .transposed import conv2d_transpose, conv2d_transpose_backward
 
 __all__ = [
-    "adam_step", "avg_pool2d", "avg_pool2d_backward", "conv2d", "conv2d_algorithm", "conv2d_backward",
-    "conv2d_max_pool2d", "conv2d_max_pool2d_backward", "dense", "dense_backward", "get_num_threads",
-    "info", "max_pool2d", "max_pool2d_backward", "relu", "relu_backward", "set_algorithm",
-    "set_num_threads", "sgd_step", "softmax", "softmax_cross_entropy", "threads",
+    "adam_step", "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward",
+    "binary_cross_entropy", "conv2d", "conv2d_algorithm", "conv2d_backward", "conv2d_max_pool2d",
+    "conv2d_max_pool2d_backward", "conv2d_transpose", "conv2d_transpose_backward", "dense",
+    "dense_backward", "dropout", "dropout_backward", "elu", "elu_backward", "get_num_threads",
+    "global_avg_pool2d", "global_avg_pool2d_backward", "global_max_pool2d",
+    "global_max_pool2d_backward", "info", "leaky_relu", "leaky_relu_backward", "max_pool2d",
+    "max_pool2d_backward", "mean_squared_error", "relu", "relu_backward", "set_algorithm",
+    "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "tanh", "tanh_backward", "threads",
 ]
 
 

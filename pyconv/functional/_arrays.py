@@ -1,5 +1,6 @@
 """Checks of arguments: arrays as the kernels take them, and errors that say what to do."""
 
+import math
 import os
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,8 @@ def as_real(value: Any, where: str, name: str, like: Array | None = None) -> Arr
                 f"{where}: `{name}` has dtype {array.dtype} (shape {array.shape}); expected float32 "
                 f"or float64. Use {name}.astype(np.float32)"
             )
+        if not array.flags.c_contiguous:
+            demand_memory(array.shape, array.dtype, f"{where}: a contiguous copy of `{name}`")
         value = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
     if like is not None and value.dtype != like.dtype:
         raise TypeError(
@@ -46,15 +49,24 @@ def of_shape(value: Any, shape: tuple[int, ...], where: str, name: str, like: Ar
 
 def empty(shape: tuple[int, ...], dtype: Any, where: str) -> Array:
     """A new array, or MemoryError if this machine cannot hold it (Linux would say yes, and kill)."""
+    demand_memory(shape, dtype, f"{where}: an output")
+    return np.empty(shape, dtype)
+
+
+def demand_memory(shape: tuple[int, ...], dtype: Any, what: str) -> None:
     size = np.dtype(dtype).itemsize
     for length in shape:
         size *= length
     if size >= 2**30 and (memory := _memory()) is not None and size > memory:
         raise MemoryError(
-            f"{where}: an output of shape {shape} takes {size / 2**30:.1f} GiB; this machine has "
+            f"{what} of shape {shape} takes {size / 2**30:.1f} GiB; this machine has "
             f"{memory / 2**30:.1f} GiB of memory left. Use a smaller batch"
         )
-    return np.empty(shape, dtype)
+
+
+def demand_int32(shape: tuple[int, ...], where: str, what: str) -> None:
+    if shape[1] * shape[2] >= 2**31:
+        raise ValueError(f"{where}: {what} of shape {shape} has more pixels than int32 can index")
 
 
 def _memory() -> int | None:
@@ -89,6 +101,16 @@ def flag(value: Any, where: str, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{where}: `{name}` is {value!r}; expected True or False")
     return bool(value)
+
+
+def finite(value: Any, where: str, name: str, below: float = math.inf) -> float:
+    """`value` as a float with 0 <= value < `below`."""
+    expected = f"expected a number in [0, {below:g})"
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{where}: `{name}` is {value!r} ({type(value).__name__}); {expected}")
+    if not 0 <= float(value) < below:
+        raise ValueError(f"{where}: `{name}` is {value!r}; {expected}")
+    return float(value)
 
 
 def shape_of_images(shape: Any, where: str) -> tuple[int, ...]:

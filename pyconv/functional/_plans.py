@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ..geometry import conv_geometry, pool_geometry
+from ..geometry import conv_geometry, conv_transpose_geometry, pool_geometry
 
 _PLANS = 64  # problems whose plans are kept
 _direct = False
@@ -86,6 +86,11 @@ def cached_conv(shapes: Any, types: Any, *arguments: Any) -> Problem:
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
+def cached_conv_transpose(shapes: Any, types: Any, *arguments: Any) -> Problem:
+    return _ConvProblem(conv_transpose_geometry(shapes[0], shapes[1], *arguments))
+
+
+@lru_cache(maxsize=_PLANS, typed=True)
 def cached_conv_pool(
     shapes: Any, types: Any, stride: Any, padding: Any, dilation: Any, groups: Any, window: Any,
     pool_stride: Any, pool_padding: Any,
@@ -98,6 +103,18 @@ def cached_conv_pool(
 @lru_cache(maxsize=_PLANS, typed=True)
 def cached_pool(x_shape: Any, types: Any, *arguments: Any) -> Problem:
     return Problem(pool_geometry(x_shape, *arguments))
+
+
+class _BatchNormProblem(Problem):
+    __slots__ = ()
+
+    def new_plan(self, module: ModuleType) -> Any:
+        return module.BatchNormPlan(*self.geometry)
+
+
+@lru_cache(maxsize=_PLANS)
+def cached_batch_norm(pixels: int, channels: int) -> Problem:
+    return _BatchNormProblem((pixels, channels))
 
 
 _PLAIN = {int, str, type(None), bool}

@@ -11,6 +11,7 @@ from ._arrays import (
     activation_is_relu,
     as_real,
     check_indices,
+    demand_int32,
     empty,
     indices_like,
     of_shape,
@@ -163,22 +164,22 @@ def gradients_of(
     count = _threads.resolve(num_threads)
     module = _dispatch.active.modules[x.dtype.char]
     plan, free = problem.borrow(module)
-    gradients = _new_gradients(where, x, w, wanted)
+    gradients = new_gradients(where, x, w, wanted, w.shape[3:])
     if x.shape[0]:
         plan.backward(dy, x, w, *gradients, count)
     free.append(plan)
     return gradients
 
 
-def _new_gradients(
-    where: str, x: Array, w: Array, wanted: tuple[bool, bool, bool]
+def new_gradients(
+    where: str, x: Array, w: Array, wanted: tuple[bool, bool, bool], b_shape: tuple[int, ...]
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Arrays for dx, dw and db, or None; zeros where an empty batch leaves nothing to compute."""
     make = np.empty if x.shape[0] else np.zeros
     return (
         empty(x.shape, x.dtype, where) if wanted[0] else None,
         make(w.shape, x.dtype) if wanted[1] else None,
-        make(w.shape[3:], x.dtype) if wanted[2] else None,
+        make(b_shape, x.dtype) if wanted[2] else None,
     )
 
 
@@ -241,6 +242,7 @@ def conv2d_max_pool2d(
     w = as_real(w, where, "w", x)
     problem = problem_of(cached_conv_pool, where, (x.shape, w.shape), stride, padding, dilation,
                        groups, window, pool_stride, pool_padding)
+    demand_int32(problem.geometry.y_shape, where, "the convolution's output")
     if b is not None:
         b = of_shape(b, w.shape[3:], where, "b", x, f"one number for each of `w`'s {w.shape[3]} "
                       f"output channels (`w` of shape {w.shape})")
@@ -296,7 +298,7 @@ def conv2d_max_pool2d_backward(
     module = _dispatch.active.modules[x.dtype.char]
     check_indices(module, places, -1, z_shape, where)
     count = _threads.resolve(num_threads)
-    gradients = _new_gradients(where, x, w, wanted)
+    gradients = new_gradients(where, x, w, wanted, w.shape[3:])
     plan, free = problem.borrow(module)
     if x.shape[0]:
         plan.backward(dy, places, x, w, *gradients, count)

@@ -11,6 +11,7 @@ from ._arrays import (
     as_real,
     batch_of,
     check_indices,
+    demand_int32,
     empty,
     flag,
     indices_like,
@@ -59,8 +60,7 @@ def max_pool2d(
     return_indices = flag(return_indices, where, "return_indices")
     problem = problem_of(cached_pool, where, x.shape, window, stride, padding, dilation, ceil_mode)
     geometry = problem.geometry
-    if geometry.x_shape[1] * geometry.x_shape[2] >= 2**31:
-        raise ValueError(f"{where}: `x` of shape {x.shape} has more pixels than int32 can index")
+    demand_int32(geometry.x_shape, where, "`x`")
     count = _threads.resolve(num_threads)
     y = empty(geometry.y_shape, x.dtype, where)
     indices = empty(geometry.y_shape, np.int32, where) if return_indices else None
@@ -178,3 +178,115 @@ def avg_pool2d_backward(
                                  geometry.pads, include, scratch, count)
     free.append(scratch)
     return dx
+
+
+def global_max_pool2d(
+    x: Array, *, return_indices: bool = False, num_threads: int | None = None
+) -> Any:
+    """Maximum of each channel over the whole image; ties and NaN as in `max_pool2d`.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, H, W, C), float32 or float64
+    return_indices : bool, default False
+        Also return where each maximum was found.
+    num_threads : int, optional
+
+    Returns
+    -------
+    y : ndarray of shape (N, C)
+    indices : ndarray of int32, shape of y; only with `return_indices`
+        h * W + w; `global_max_pool2d_backward` takes them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyconv import global_max_pool2d
+    >>> x = np.array([3.0, 7.0, 5.0, 2.0]).reshape(1, 2, 2, 1)
+    >>> global_max_pool2d(x, return_indices=True)
+    (array([[7.]]), array([[1]], dtype=int32))
+    """
+    where = "global_max_pool2d"
+    x = _images(x, where)
+    flag(return_indices, where, "return_indices")
+    y, indices = max_pool2d(x, x.shape[1:3], return_indices=True, num_threads=num_threads)
+    return (y[:, 0, 0], indices[:, 0, 0]) if return_indices else y[:, 0, 0]
+
+
+def global_max_pool2d_backward(
+    dy: Array, indices: NDArray[np.int32], x_shape: tuple[int, ...], *,
+    num_threads: int | None = None,
+) -> Array:
+    """Gradient of `global_max_pool2d`: each dy goes to the place that won.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (N, C)
+    indices : ndarray of int32, shape of `dy`
+        From ``global_max_pool2d(..., return_indices=True)``.
+    x_shape : tuple
+        Shape (N, H, W, C) of the pooled batch.
+    num_threads : int, optional
+
+    Returns
+    -------
+    dx : ndarray of shape `x_shape`
+    """
+    where = "global_max_pool2d_backward"
+    dy, x_shape = _rows(dy, x_shape, where)
+    places = indices_like(indices, dy, where)
+    check_indices(_dispatch.active.modules[dy.dtype.char], places[:, None, None], 0, x_shape, where)
+    return max_pool2d_backward(dy[:, None, None], places[:, None, None], x_shape,
+                               num_threads=num_threads)
+
+
+def global_avg_pool2d(x: Array, *, num_threads: int | None = None) -> Array:
+    """Mean of each channel over the whole image.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, H, W, C), float32 or float64
+    num_threads : int, optional
+
+    Returns
+    -------
+    y : ndarray of shape (N, C)
+    """
+    x = _images(x, "global_avg_pool2d")
+    return avg_pool2d(x, x.shape[1:3], num_threads=num_threads)[:, 0, 0]
+
+
+def global_avg_pool2d_backward(
+    dy: Array, x_shape: tuple[int, ...], *, num_threads: int | None = None
+) -> Array:
+    """Gradient of `global_avg_pool2d`: dy / (H W) for every pixel.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (N, C)
+    x_shape : tuple
+        Shape (N, H, W, C) of the pooled batch.
+    num_threads : int, optional
+
+    Returns
+    -------
+    dx : ndarray of shape `x_shape`
+    """
+    dy, x_shape = _rows(dy, x_shape, "global_avg_pool2d_backward")
+    return avg_pool2d_backward(dy[:, None, None], x_shape, x_shape[1:3], num_threads=num_threads)
+
+
+def _images(x: Any, where: str) -> Array:
+    x = as_real(x, where, "x")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{where}: `x` has shape {x.shape}; expected (N, H, W, C) with H, W and C 1 or more"
+        )
+    return x
+
+
+def _rows(dy: Any, x_shape: Any, where: str) -> tuple[Array, tuple[int, ...]]:
+    dy = as_real(dy, where, "dy")
+    shape = shape_of_images(x_shape, where)
+    return of_shape(dy, (shape[0], shape[3]), where, "dy", dy,
+                    f"(N, C) for `x_shape` {shape}"), shape

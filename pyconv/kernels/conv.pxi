@@ -18,14 +18,15 @@ cdef class ConvPlan:
     cdef tuple x, w, y, stride, dilation, before
     cdef Py_ssize_t groups
     cdef Gather to_y, to_dx
-    cdef Reduce to_dw
+    cdef Reduce to_dw, to_db  # to_db: of the transposed convolution
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
     cdef Line line_y, line_dx
     cdef WinogradFilter fast_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, depthwise, splits  # splits: depthwise for dx too
+    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx
+    cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
@@ -132,23 +133,25 @@ cdef class ConvPlan:
             self.to_y = self.plan_y()
         self.to_y.run(x, w, b, relu, y, num_threads)
 
-    cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads):
+    cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads,
+                    const real* b=NULL, bint relu=False):
+        """dx; with `b` and ReLU, which a transposed convolution may have, added in the same pass."""
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
-        if self.winograd_dx and self.fast_dx.run(dy, w, NULL, False, dx, num_threads):
+        if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.lined_dx and self.line_dx is None:
             self.line_dx = self.plan_line_dx()
-        if self.lined_dx and self.line_dx.run(dy, w, NULL, False, dx, num_threads):
+        if self.lined_dx and self.line_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.splits and self.depthwise_dx is None:
             self.depthwise_dx = DepthwiseGather(self.y, self.x, (1, 1), self.stride,
                                                 self.phases_dx(), True)
-        if self.splits and self.depthwise_dx.run(dy, w, NULL, False, dx, num_threads):
+        if self.splits and self.depthwise_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
-        self.to_dx.run(dy, w, NULL, False, dx, num_threads)
+        self.to_dx.run(dy, w, b, relu, dx, num_threads)
 
     cdef compute_dw(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Either of dw and db may be NULL."""
@@ -185,3 +188,32 @@ cdef class ConvPlan:
         if dw is not None or db is not None:
             self.compute_dw(&x[0, 0, 0, 0], &dy[0, 0, 0, 0], NULL if dw is None else &dw[0, 0, 0, 0],
                             NULL if db is None else &db[0], num_threads)
+
+    cdef compute_transpose_back(self, const real* dy, const real* x, const real* w, real* dx, real* dw,
+                                real* db, int num_threads):
+        """Gradients of the transposed convolution, where dy is this convolution's input; or NULL."""
+        if dx != NULL:
+            self.compute_y(dy, w, NULL, False, dx, num_threads)
+        if dw != NULL:
+            self.compute_dw(dy, x, dw, NULL, num_threads)
+        if db != NULL:
+            if self.to_db is None:
+                self.to_db = Reduce(self.x, self.x, 1, (1, 1), (1, 1), (1, 1), (0, 0))
+            self.to_db.run(dy, dy, NULL, db, num_threads)
+
+    def transpose(self, const real[:, :, :, ::1] x, const real[:, :, :, ::1] w, const real[::1] b,
+                  bint relu, real[:, :, :, ::1] y, int num_threads):
+        """The transposed convolution: y is what `backward` calls dx, with bias and ReLU; x is its dy."""
+        cdef const real* bias = NULL
+        if b is not None:
+            bias = &b[0]
+        if y.shape[0]:
+            self.compute_dx(&x[0, 0, 0, 0], &w[0, 0, 0, 0], &y[0, 0, 0, 0], num_threads, bias, relu)
+
+    def transpose_backward(self, const real[:, :, :, ::1] dy, const real[:, :, :, ::1] x,
+                           const real[:, :, :, ::1] w, real[:, :, :, ::1] dx,
+                           real[:, :, :, ::1] dw, real[::1] db, int num_threads):
+        """Its gradients; each may be None. N is at least 1."""
+        self.compute_transpose_back(
+            &dy[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0], NULL if dx is None else &dx[0, 0, 0, 0],
+            NULL if dw is None else &dw[0, 0, 0, 0], NULL if db is None else &db[0], num_threads)

@@ -97,12 +97,15 @@ cdef class ConvPoolPlan:
             return
         if b is not None:
             bias = &b[0]
+        self.compute(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
+                     &indices[0, 0, 0, 0], num_threads)
+
+    cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                 int32_t* indices, int num_threads):
         if self.conv.winograd_y or self.conv.lined_y:
-            self.run_apart(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
-                           &indices[0, 0, 0, 0], num_threads)
+            self.run_apart(x, w, b, relu, y, indices, num_threads)
         else:
-            self.run_fused(&x[0, 0, 0, 0], &w[0, 0, 0, 0], bias, relu, &y[0, 0, 0, 0],
-                           &indices[0, 0, 0, 0], num_threads)
+            self.run_fused(x, w, b, relu, y, indices, num_threads)
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
@@ -194,12 +197,15 @@ cdef class ConvPoolPlan:
             to_w = &dw[0, 0, 0, 0]
         if db is not None:
             to_b = &db[0]
+        self.compute_back(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0],
+                          to_x, to_w, to_b, num_threads)
+
+    cdef compute_back(self, const real* dy, const int32_t* indices, const real* x, const real* w,
+                      real* dx, real* dw, real* db, int num_threads):
         if self.sparse:
-            self.run_sparse(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0],
-                            to_x, to_w, to_b, num_threads)
+            self.run_sparse(dy, indices, x, w, dx, dw, db, num_threads)
         else:
-            self.run_dense(&dy[0, 0, 0, 0], &indices[0, 0, 0, 0], &x[0, 0, 0, 0], &w[0, 0, 0, 0],
-                           to_x, to_w, to_b, num_threads)
+            self.run_dense(dy, indices, x, w, dx, dw, db, num_threads)
 
     cdef run_dense(self, const real* dy, const int32_t* indices, const real* x, const real* w,
                    real* dx, real* dw, real* db, int num_threads):

@@ -1,8 +1,6 @@
-# ReLU, softmax with cross-entropy, and the optimizers' updates: loops over flat arrays.
+# ReLU and the optimizers' updates: loops over flat arrays.
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t
-from libc.math cimport exp, log
 
 cdef enum:
     SPAN = 16_384  # numbers a work item: 64 KB, small enough to share, large enough to hand out
@@ -14,16 +12,17 @@ cdef void relu_span(const real* x, real* y, Py_ssize_t count) noexcept nogil:
         y[i] = 0 if x[i] < 0 else x[i]  # NaN stays: it is not below 0
 
 
-def relu(const real[::1] x, real[::1] y, int num_threads):
-    """y = max(x, 0), NaN kept."""
-    cdef Py_ssize_t item, count = x.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &x[0]
-    cdef real* target = &y[0]
+cdef relu_forward(const real* x, real* y, Py_ssize_t count, int num_threads):
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_span(source + item * SPAN, target + item * SPAN, min(SPAN, count - item * SPAN))
+        relu_span(x + item * SPAN, y + item * SPAN, min(SPAN, count - item * SPAN))
+
+
+def relu(const real[::1] x, real[::1] y, int num_threads):
+    """y = max(x, 0), NaN kept."""
+    if x.shape[0]:
+        relu_forward(&x[0], &y[0], x.shape[0], num_threads)
 
 
 cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t count) noexcept nogil:
@@ -32,95 +31,43 @@ cdef void relu_back_span(const real* dy, const real* y, real* dx, Py_ssize_t cou
         dx[i] = 0 if y[i] <= 0 else dy[i]
 
 
-def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
-    """dx = dy where y > 0 (or y is NaN), else 0."""
-    cdef Py_ssize_t item, count = dy.shape[0]
-    if count == 0:
-        return
-    cdef const real* source = &dy[0]
-    cdef const real* output = &y[0]
-    cdef real* target = &dx[0]
+cdef relu_back(const real* dy, const real* y, real* dx, Py_ssize_t count, int num_threads):
+    """dx may be dy."""
+    cdef Py_ssize_t item
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
-        relu_back_span(source + item * SPAN, output + item * SPAN, target + item * SPAN,
+        relu_back_span(dy + item * SPAN, y + item * SPAN, dx + item * SPAN,
                        min(SPAN, count - item * SPAN))
 
 
-cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:
-    """log(sum(exp(x - top))), where top = max(x); the sum is at least 1, and cannot overflow."""
-    cdef Py_ssize_t c
-    cdef double total = 0
-    top[0] = x[0]
-    for c in range(1, C):
-        if not x[c] <= top[0]:
-            top[0] = x[c]
-    for c in range(C):
-        total += exp(<double> x[c] - top[0])
-    return log(total)
+def relu_backward(const real[::1] dy, const real[::1] y, real[::1] dx, int num_threads):
+    """dx = dy where y > 0 (or y is NaN), else 0."""
+    if dy.shape[0]:
+        relu_back(&dy[0], &y[0], &dx[0], dy.shape[0], num_threads)
 
 
-cdef void softmax_row(const real* x, real* y, Py_ssize_t C) noexcept nogil:
-    cdef Py_ssize_t c
-    cdef real top
-    cdef double shift = log_sum(x, C, &top)
-    for c in range(C):
-        y[c] = <real> exp(<double> x[c] - top - shift)
+cdef void add_span(const real* x, const real* r, real* y, bint relu, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real v
+    for i in range(count):
+        v = x[i] + r[i]
+        y[i] = 0 if relu and v < 0 else v
 
 
-def softmax(const real[:, ::1] x, real[:, ::1] y, int num_threads):
-    """y = exp(x) / sum(exp(x)) along the last axis."""
-    cdef Py_ssize_t n, N = x.shape[0], C = x.shape[1]
-    cdef int threads = num_threads if N * C > 4096 else 1
-    for n in prange(N, num_threads=threads, nogil=True):
-        softmax_row(&x[n, 0], &y[n, 0], C)
+cdef add_arrays(const real* x, const real* r, real* y, bint relu, Py_ssize_t count,
+                int num_threads):
+    """y may be x or r."""
+    cdef Py_ssize_t item
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        add_span(x + item * SPAN, r + item * SPAN, y + item * SPAN, relu,
+                 min(SPAN, count - item * SPAN))
 
 
-cdef void cross_entropy_row(const real* x, const int64_t* labels, const real* targets,
-                            Py_ssize_t n, real* dx, double* loss, Py_ssize_t C,
-                            double N) noexcept nogil:
-    """Loss of row n and its gradient; one of `labels` and `targets` is NULL."""
-    cdef Py_ssize_t c
-    cdef Py_ssize_t label = labels[n] if labels != NULL else -1
-    cdef const real* target = targets + n * C if targets != NULL else NULL
-    cdef real top
-    cdef double shift = log_sum(x, C, &top)
-    cdef double weight = 1, p
-    if labels != NULL:
-        loss[0] = shift - (<double> x[label] - top)
-    else:
-        weight = 0
-        loss[0] = 0
-        for c in range(C):
-            weight += target[c]
-            if target[c] != 0:  # 0 * log(0) counts as 0
-                loss[0] += target[c] * (shift - (<double> x[c] - top))
-    for c in range(C):
-        p = weight * exp(<double> x[c] - top - shift)
-        p -= (1.0 if c == label else 0.0) if labels != NULL else target[c]
-        dx[c] = <real> (p / N)
-
-
-def softmax_cross_entropy(const real[:, ::1] x, labels, targets, real[:, ::1] dx,
-                          double[::1] losses, int num_threads):
-    """Mean loss, each row's in `losses`; either integer `labels` or `targets` like x is None."""
-    cdef const int64_t[::1] label = labels
-    cdef const real[:, ::1] target = targets
-    cdef Py_ssize_t n, N = x.shape[0], C = x.shape[1]
-    cdef int threads = num_threads if N * C > 4096 else 1
-    cdef const int64_t* places = NULL
-    cdef const real* rows = NULL
-    cdef double total = 0
-    if N == 0:
-        return 0.0
-    if target is None:
-        places = &label[0]
-    else:
-        rows = &target[0, 0]
-    for n in prange(N, num_threads=threads, nogil=True):
-        cross_entropy_row(&x[n, 0], places, rows, n, &dx[n, 0], &losses[n], C, N)
-    for n in range(N):  # one order for any number of threads
-        total += losses[n]
-    return total / N
+def add(const real[::1] x, const real[::1] r, real[::1] y, bint relu, int num_threads):
+    """y = x + r, then ReLU if asked; y may be x or r."""
+    if x.shape[0]:
+        add_arrays(&x[0], &r[0], &y[0], relu, x.shape[0], num_threads)
 
 
 cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, real rate,

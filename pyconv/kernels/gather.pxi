@@ -119,7 +119,7 @@ cdef class Gather:
         self.outputs, self.clips, self.planar = PY_SSIZE_T_MAX, clips, 0
         # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
         self.wide = 2 * (target[3] // groups) <= VL and 2 * (target[2] // stride[1]) >= VL
-        if (flat and not self.wide and step == stride == (1, 1)
+        if (flat and not self.wide and step == stride == (1, 1) and source[:3] == target[:3]
                 and phases == [((0, 0), [(0, 0, 0)])]):
             self.outputs = target[0] * target[1] * target[2]
             source, target = in_rows(source), in_rows(target)
@@ -333,6 +333,9 @@ cdef class Gather:
                     count = 1
                     self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
                                    to + column * self.stride_w * self.TC)
+                    if relu:
+                        relu_span(to + column * self.stride_w * self.TC,
+                                  to + column * self.stride_w * self.TC, lanes)
                 else:
                     count = even_part(columns - column, tile_rows(nv))
                     pixel_tile_of(

@@ -123,7 +123,6 @@ cdef class Line:
         free(self.run_offset)
         free(self.place)
 
-
     cdef list deal_out(self, list phases):
         """Find the parts; for each phase, its runs: (plane, kind, kernel row, indices of the taps)."""
         cdef Py_ssize_t p, i, count, taps_h
@@ -417,7 +416,8 @@ cdef class Line:
         cdef Py_ssize_t item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, num_threads)
-        cdef real* bias = padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
+        cdef real* bias = padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block,
+                                      self.K_group)
         cdef real* scratch = self.scratch.take(threads * self.area)
         region_starts(is_shared(self.work))
         for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
@@ -457,8 +457,9 @@ cdef inline inlined finish(
     for j in range(count):
         k = 0
         while k < lanes and (t + 1) * TILE <= phase.columns:
-            seen = seen + line_out(pairs, kind, power, m + j * width + k, step, (<const vec*> (b + k))[0],
-                                   relu, y + q * line + t * TILE * pixel + k, pixel, lanes - k)
+            seen = seen + line_out(pairs, kind, power, m + j * width + k, step,
+                                   (<const vec*> (b + k))[0], relu,
+                                   y + q * line + t * TILE * pixel + k, pixel, lanes - k)
             k += VL
         t += 1
         if t == tile + self.across:
@@ -469,8 +470,8 @@ cdef inline inlined finish(
     while j < count:
         k = 0
         while k < lanes and t * TILE < phase.columns < (t + 1) * TILE:
-            seen = seen + line_out(pairs, kind, power, m + j * width + k, step, (<const vec*> (b + k))[0],
-                                   relu, <real*> edge, VL, VL)
+            seen = seen + line_out(pairs, kind, power, m + j * width + k, step,
+                                   (<const vec*> (b + k))[0], relu, <real*> edge, VL, VL)
             for i in range(phase.columns - t * TILE):
                 memcpy(y + q * line + (t * TILE + i) * pixel + k, &edge[i],
                        min(VL, lanes - k) * sizeof(real))

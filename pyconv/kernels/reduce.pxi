@@ -168,7 +168,7 @@ cdef class Reduce:
         cdef Py_ssize_t block, k, p, lanes, width, v
         cdef const real* source
         cdef const real* first = packed
-        if self.K == self.block:  # it is packed as it is
+        if self.groups == 1 and self.K == self.block:  # it is packed as it is
             if db != NULL:
                 add_pixels(dy, pixels, self.K // VL, <vec*> db)
             return dy
