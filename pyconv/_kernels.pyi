@@ -105,6 +105,11 @@ class Gather:
     def work(self) -> int: ...
 
 @final
+class Line:
+    @property
+    def work(self) -> int: ...
+
+@final
 class Reduce:
     @property
     def work(self) -> int: ...

@@ -102,7 +102,7 @@ cdef class ConvPoolPlan:
 
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
-        if self.conv.winograd_y:
+        if self.conv.winograd_y or self.conv.lined_y:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
         else:
             self.run_fused(x, w, b, relu, y, indices, num_threads)

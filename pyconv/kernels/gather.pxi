@@ -87,6 +87,20 @@ cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize
         k += VL
 
 
+cdef real* padded_bias(Workspace to, const real* b, Py_ssize_t blocks, Py_ssize_t blocks_group,
+                       Py_ssize_t block, Py_ssize_t K_group) except? NULL:
+    """The bias a block of channels at a time, zeros behind a group's last and where there is none."""
+    cdef Py_ssize_t i, k
+    cdef real* bias = to.take(blocks * block)
+    memset(bias, 0, blocks * block * sizeof(real))
+    if b != NULL:
+        for i in range(blocks):
+            k = i % blocks_group * block
+            memcpy(bias + i * block, b + i // blocks_group * K_group + k,
+                   min(block, K_group - k) * sizeof(real))
+    return bias
+
+
 cdef tuple in_rows(tuple shape):
     """Pixels that do not know their neighbours, as one image of rows of ROW: (1, rows, ROW, C)."""
     N, H, W, C = shape
@@ -474,13 +488,4 @@ cdef class Gather:
             item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:
-        """The bias a block at a time, zeros where there is none."""
-        cdef Py_ssize_t block, k
-        cdef real* bias = self.bias.take(self.blocks * self.block)
-        memset(bias, 0, self.blocks * self.block * sizeof(real))
-        if b != NULL:
-            for block in range(self.blocks):
-                k = block % self.blocks_group * self.block
-                memcpy(bias + block * self.block, b + block // self.blocks_group * self.K_group + k,
-                       min(self.block, self.K_group - k) * sizeof(real))
-        return bias
+        return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
