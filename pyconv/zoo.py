@@ -117,10 +117,15 @@ def vgg_small(
     model : Sequential
         Uncompiled, with `num_classes` logits.
 
+    Notes
+    -----
+    Weights before a ReLU are He-normal [2]_.
+
     References
     ----------
     .. [1] Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
        Recognition", 2014, arXiv:1409.1556.
+    .. [2] He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852.
 
     Examples
     --------

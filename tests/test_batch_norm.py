@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import pyconv
-from pyconv import functional
+from pyconv import _dispatch, functional
 
 ADDS = 64 + 7 + 1
 DOUBLE = 2.0**-52
@@ -211,6 +211,32 @@ def test_given_statistics_keep_nan_and_infinity_at_their_place(dtype, isa):
         y = pyconv.batch_norm(x, ones, ones, mean=ones, var=ones, activation="relu")
         assert_array_equal(np.isnan(y), np.isnan(x))
         assert_array_equal(np.isposinf(y), np.isposinf(x))
+
+
+@pytest.mark.parametrize("shape", [(101, 17), (5, 301), (3000, 16)], ids=str)
+@pytest.mark.parametrize("over", ["dy", "x", "dr"])
+def test_outputs_may_lie_over_inputs(shape, over, dtype, isa, rng):
+    """As a step that plans its memory does: y over the residual, dr over dy, dx over one of three."""
+    C = shape[1]
+    plan = _dispatch.active.modules[dtype.char].BatchNormPlan(*shape)
+    x, gamma, beta, r, dy = arrays(shape, dtype, rng)
+    y, mean, var = pyconv.batch_norm(x, gamma, beta, residual=r, activation="relu")
+    dx, dgamma, dbeta, dr = pyconv.batch_norm_backward(
+        dy, x, gamma, beta, mean, var, y=y, activation="relu",
+        need=("x", "gamma", "beta", "residual"),
+    )  # fmt: skip
+    found = np.empty((4, C), dtype)
+    plan.forward(x, gamma, beta, 1e-3, r, True, r, found[0], found[1], None, 0.0, 2)
+    assert_array_equal(r, y)
+    array = {"dy": dy, "x": x, "dr": np.empty_like(dy)}[over]
+    kept = dy if over == "x" else array if over == "dr" else np.empty_like(dy)
+    plan.backward(
+        dy, x, gamma, beta, mean, var, 1e-3, True, r, array, found[2], found[3], kept, 2
+    )
+    assert_array_equal(array, dx)
+    assert_array_equal(found, [mean, var, dgamma, dbeta])
+    if over != "dr":
+        assert_array_equal(kept, dr)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 5, 17), (40, 6), (3, 3, 80, 64)], ids=str)

@@ -233,7 +233,8 @@ def test_output_without_permission(folder, tmp_path, pyconv_command):
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--seed", "5"), ("--model", "lenet5"), ("--model", "resnet20")])
+    "options", [(), ("--seed", "5"), ("--model", "lenet5"), ("--model", "resnet20")]
+)
 def test_resume_is_exact(folder, tmp_path, pyconv_command, options):
     def train(name, epochs, *more):
         status, lines, errors = pyconv_command(

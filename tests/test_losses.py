@@ -76,7 +76,7 @@ def test_a_weight_of_two_is_the_example_twice(dtype, isa, rng):
         loss, dy = loss_of(logits, labels, sample_weight=[2, 1, 1])
         twice = [0, 0, 1, 2]
         again, dy_twice = loss_of(logits[twice], labels[twice])
-        assert loss * 3 == pytest.approx(again * 4, rel=16 * np.finfo(dtype).eps)
+        assert loss * 3 == pytest.approx(again * 4, rel=16 * float(np.finfo(dtype).eps))
         merged = np.stack([dy_twice[0] + dy_twice[1], dy_twice[2], dy_twice[3]])
         # Two quotients by different numbers of examples, each rounded.
         assert_allclose(dy * 3, merged * 4, rtol=8 * np.finfo(dtype).eps)
@@ -111,7 +111,7 @@ def test_binary_cross_entropy_of_sure_answers_is_relatively_exact(dtype, isa):
     for value in z:
         loss, _ = pyconv.binary_cross_entropy(np.array([value], dtype), [1.0])
         expected = np.log1p(np.exp(-value)) if value > -50 else -value
-        assert loss == pytest.approx(expected, rel=4 * np.finfo(dtype).eps)
+        assert loss == pytest.approx(expected, rel=4 * float(np.finfo(dtype).eps))
     loss, dlogits = pyconv.binary_cross_entropy(np.array([1e30, -1e30], dtype), [0, 1])
     assert loss == pytest.approx(1e30)
     assert_array_equal(dlogits, [0.5, -0.5])

@@ -28,11 +28,16 @@ cdef const real* address(array) except? NULL:
     return &view[0, 0]
 
 
+cdef inline real moved(double old, double new, double momentum) noexcept nogil:
+    """momentum * old + (1 - momentum) * new, with one product: two could be fused in two ways."""
+    return <real> (old + (1 - momentum) * (new - old))
+
+
 cdef class BatchNormPlan:
     """Batch normalization of P pixels by C channels: its partition, and its workspace.
 
     Arrays are flat, P * C numbers; `r`, `dr`, `dx`, `moving_mean` and `moving_var` may be NULL. `y`
-    may be `r`; `dx` and `dr` may be `dy`.
+    may be `r`; `dr` may be `dy`; `dx` may be `dy`, `dr` or `x`.
     """
     cdef readonly Py_ssize_t P, C
     cdef Py_ssize_t group, K, size, block, pixels, items
@@ -62,8 +67,9 @@ cdef class BatchNormPlan:
         self.items = (P + self.pixels - 1) // self.pixels if P else 0
         self.workspace = Workspace()
 
-    cdef int allot(self, int threads) except -1:
-        """Places in the workspace, for so many threads."""
+    cdef int allot(self, int num_threads) except -1:
+        """Places in the workspace, before the passes below run on at most so many threads."""
+        cdef int threads = self.team(num_threads)
         cdef Py_ssize_t doubles = 2 * self.C * (self.items + threads)
         cdef Py_ssize_t reals = self.size * (5 + 3 * threads)
         self.parts = <double*> self.workspace.take(
@@ -212,40 +218,34 @@ cdef class BatchNormPlan:
             self.normalize_item(x, r, relu, y, item)
             item_ends()
 
-    cdef int run_inference(
+    cdef void run_inference(
         self, const real* x, const real* gamma, const real* beta, const real* mean,
         const real* var, double epsilon, const real* r, bint relu, real* y, int num_threads,
-    ) except -1:
+    ) noexcept nogil:
         """y from given statistics."""
         cdef int threads = self.team(num_threads)
-        self.allot(threads)
-        with nogil:
-            self.set_scale(gamma, beta, mean, var, epsilon)
-            self.normalize(x, r, relu, y, threads)
-        return 0
+        self.set_scale(gamma, beta, mean, var, epsilon)
+        self.normalize(x, r, relu, y, threads)
 
-    cdef int run_forward(
+    cdef void run_forward(
         self, const real* x, const real* gamma, const real* beta, double epsilon, const real* r,
         bint relu, real* y, real* mean, real* var, real* moving_mean, real* moving_var,
         double momentum, int num_threads,
-    ) except -1:
+    ) noexcept nogil:
         """Statistics of x, then y from them; the moving ones follow."""
         cdef Py_ssize_t item, c
         cdef int threads = self.team(num_threads)
-        self.allot(threads)
-        with nogil:
-            region_starts(threads > 1)
-            for item in prange(self.items, schedule="static", num_threads=threads):
-                self.moments_item(x, item, threadid())
-                item_ends()
-            self.add_moments(mean, var)
-            if moving_mean != NULL:
-                for c in range(self.C):
-                    moving_mean[c] = <real> (momentum * moving_mean[c] + (1 - momentum) * mean[c])
-                    moving_var[c] = <real> (momentum * moving_var[c] + (1 - momentum) * var[c])
-            self.set_scale(gamma, beta, mean, var, epsilon)
-            self.normalize(x, r, relu, y, threads)
-        return 0
+        region_starts(threads > 1)
+        for item in prange(self.items, schedule="static", num_threads=threads):
+            self.moments_item(x, item, threadid())
+            item_ends()
+        self.add_moments(mean, var)
+        if moving_mean != NULL:
+            for c in range(self.C):
+                moving_mean[c] = moved(moving_mean[c], mean[c], momentum)
+                moving_var[c] = moved(moving_var[c], var[c], momentum)
+        self.set_scale(gamma, beta, mean, var, epsilon)
+        self.normalize(x, r, relu, y, threads)
 
     cdef void gradient_item(self, int mask, const real* dy, const real* y, const real* x, real* dr,
                             Py_ssize_t item, int thread) noexcept nogil:
@@ -363,31 +363,28 @@ cdef class BatchNormPlan:
                 dx_row(NO_RELU, dy + at, y, x + at, min(self.K, end - at), self.mean,
                        self.scale, self.shift, self.slope, self.offset, dx + at)
 
-    cdef int run_backward(
+    cdef void run_backward(
         self, const real* dy, const real* x, const real* gamma, const real* beta, const real* mean,
         const real* var, double epsilon, bint relu, const real* y, real* dx, real* dgamma,
         real* dbeta, real* dr, int num_threads,
-    ) except -1:
+    ) noexcept nogil:
         """Gradients. With relu, its mask is y's, or without a y that of x; dr needs a y."""
         cdef Py_ssize_t item
         cdef int threads = self.team(num_threads)
         cdef int mask = NO_RELU if not relu else (RELU_OF_X if y == NULL else RELU_OF_Y)
-        self.allot(threads)
-        with nogil:
-            self.set_scale(gamma, beta, mean, var, epsilon)
+        self.set_scale(gamma, beta, mean, var, epsilon)
+        region_starts(threads > 1)
+        for item in prange(self.items, schedule="static", num_threads=threads):
+            self.gradient_item(mask, dy, y, x, dr, item, threadid())
+            item_ends()
+        self.add_gradients(gamma, var, epsilon, dgamma, dbeta)
+        if dx != NULL:
+            if dr != NULL:  # dy behind its mask
+                dy, mask = dr, NO_RELU
             region_starts(threads > 1)
             for item in prange(self.items, schedule="static", num_threads=threads):
-                self.gradient_item(mask, dy, y, x, dr, item, threadid())
+                self.dx_item(mask, dy, y, x, dx, item)
                 item_ends()
-            self.add_gradients(gamma, var, epsilon, dgamma, dbeta)
-            if dx != NULL:
-                if dr != NULL:  # dy behind its mask
-                    dy, mask = dr, NO_RELU
-                region_starts(threads > 1)
-                for item in prange(self.items, schedule="static", num_threads=threads):
-                    self.dx_item(mask, dy, y, x, dx, item)
-                    item_ends()
-        return 0
 
     def forward(
         self, const real[:, ::1] x, const real[::1] gamma, const real[::1] beta, double epsilon, r,
@@ -401,8 +398,11 @@ cdef class BatchNormPlan:
         if moving is not None:
             moving_mean, moving_var = moving
             m, v = &moving_mean[0], &moving_var[0]
-        self.run_forward(&x[0, 0], &gamma[0], &beta[0], epsilon, address(r), relu, &y[0, 0],
-                         &mean[0], &var[0], m, v, momentum, num_threads)
+        cdef const real* added = address(r)
+        self.allot(num_threads)
+        with nogil:
+            self.run_forward(&x[0, 0], &gamma[0], &beta[0], epsilon, added, relu, &y[0, 0], &mean[0],
+                             &var[0], m, v, momentum, num_threads)
 
     def inference(
         self, const real[:, ::1] x, const real[::1] gamma, const real[::1] beta,
@@ -410,8 +410,11 @@ cdef class BatchNormPlan:
         int num_threads,
     ):
         """y from given statistics; `r` like x or None."""
-        self.run_inference(&x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon, address(r),
-                           relu, &y[0, 0], num_threads)
+        cdef const real* added = address(r)
+        self.allot(num_threads)
+        with nogil:
+            self.run_inference(&x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon, added, relu,
+                               &y[0, 0], num_threads)
 
     def backward(
         self, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] gamma,
@@ -425,8 +428,11 @@ cdef class BatchNormPlan:
             to_x = &dx[0, 0]
         if dr is not None:
             to_r = &dr[0, 0]
-        self.run_backward(&dy[0, 0], &x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon, relu,
-                          address(y), to_x, &dgamma[0], &dbeta[0], to_r, num_threads)
+        cdef const real* output = address(y)
+        self.allot(num_threads)
+        with nogil:
+            self.run_backward(&dy[0, 0], &x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon,
+                              relu, output, to_x, &dgamma[0], &dbeta[0], to_r, num_threads)
 
 
 # ------------------------------------------------------------------------------ folded into weights
@@ -437,19 +443,21 @@ cdef void fold_row(const real* w, const real* scale, real* y, Py_ssize_t C) noex
         y[c] = w[c] * scale[c]
 
 
-cdef fold_weights(const real* w, const real* b, const real* gamma, const real* beta,
-                  const real* mean, const real* var, double epsilon, real* to_w, real* to_b,
-                  Py_ssize_t inputs, Py_ssize_t C, Workspace workspace, int num_threads):
-    """`b` may be NULL."""
+cdef void fold_into(
+    const real* w, const real* b, const real* gamma, const real* beta, const real* mean,
+    const real* var, double epsilon, Py_ssize_t inputs, Py_ssize_t C, real* scale, real* to_w,
+    real* to_b, int num_threads,
+) noexcept nogil:
+    """to_w (inputs, C) = w * scale, to_b = (b - mean) * scale + beta; b may be NULL."""
     cdef Py_ssize_t i, c
     cdef int threads = num_threads if inputs * C > TINY else 1
-    cdef real* scale = workspace.take(C)
-    cdef double factor
+    cdef double factor, start
     for c in range(C):
         factor = gamma[c] / sqrt(<double> var[c] + epsilon)
+        start = 0 if b == NULL else b[c]
         scale[c] = <real> factor
-        to_b[c] = <real> (((0 if b == NULL else b[c]) - <double> mean[c]) * factor + beta[c])
-    for i in prange(inputs, schedule="static", num_threads=threads, nogil=True):
+        to_b[c] = <real> ((start - mean[c]) * factor + beta[c])
+    for i in prange(inputs, schedule="static", num_threads=threads):
         fold_row(w + i * C, scale, to_w + i * C, C)
 
 
@@ -458,6 +466,12 @@ def fold_batch_norm(
     const real[::1] mean, const real[::1] var, double epsilon, real[:, ::1] to_w, real[::1] to_b,
     int num_threads,
 ):
-    """to_w = w * scale, to_b = (b - mean) * scale + beta; w (inputs, C), `b` (C,) or None."""
-    fold_weights(&w[0, 0], NULL if b is None else <real*> &b[0], &gamma[0], &beta[0], &mean[0], &var[0],
-                 epsilon, &to_w[0, 0], &to_b[0], w.shape[0], w.shape[1], Workspace(), num_threads)
+    """Weights (inputs, C), and a bias (C,), with the normalization in them; `b` may be None."""
+    cdef Workspace workspace = Workspace()
+    cdef real* scale = workspace.take(w.shape[1])
+    cdef const real* start = NULL
+    if b is not None:
+        start = &b[0]
+    with nogil:
+        fold_into(&w[0, 0], start, &gamma[0], &beta[0], &mean[0], &var[0], epsilon, w.shape[0],
+                  w.shape[1], scale, &to_w[0, 0], &to_b[0], num_threads)

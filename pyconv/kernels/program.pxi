@@ -217,9 +217,9 @@ cdef class FoldNormalization(Operation):
         self.workspace = Workspace()
 
     cdef int forward(self, int num_threads) except -1:
-        fold_weights(at(self.w), at(self.b), at(self.gamma), at(self.beta), at(self.mean),
-                     at(self.var), self.epsilon, at(self.to_w), at(self.to_b), self.inputs, self.C,
-                     self.workspace, num_threads)
+        fold_into(at(self.w), at(self.b), at(self.gamma), at(self.beta), at(self.mean), at(self.var),
+                  self.epsilon, self.inputs, self.C, self.workspace.take(self.C), at(self.to_w),
+                  at(self.to_b), num_threads)
         return 0
 
 
