@@ -182,18 +182,22 @@ cdef class Normalization(Operation):
         self.dy, self.dx, self.dgamma, self.dbeta, self.dr = dy, dx, dgamma, dbeta, dr
 
     cdef int forward(self, int num_threads) except -1:
+        self.plan.allot(num_threads)
         if self.training:
-            return self.plan.run_forward(
+            self.plan.run_forward(
                 at(self.x), at(self.gamma), at(self.beta), self.epsilon, at(self.r), self.relu,
                 at(self.y), at(self.mean), at(self.var), at(self.moving_mean), at(self.moving_var),
                 self.momentum, num_threads)
-        return self.plan.run_inference(
-            at(self.x), at(self.gamma), at(self.beta), at(self.moving_mean), at(self.moving_var),
-            self.epsilon, at(self.r), self.relu, at(self.y), num_threads)
+        else:
+            self.plan.run_inference(
+                at(self.x), at(self.gamma), at(self.beta), at(self.moving_mean),
+                at(self.moving_var), self.epsilon, at(self.r), self.relu, at(self.y), num_threads)
+        return 0
 
     cdef int backward(self, int num_threads) except -1:
         cdef real* y = at(self.y) if self.relu and self.r is not None else NULL
         cdef real* dr = at(self.dr) if self.relu else NULL
+        self.plan.allot(num_threads)
         self.plan.run_backward(
             at(self.dy), at(self.x), at(self.gamma), at(self.beta), at(self.mean), at(self.var),
             self.epsilon, self.relu, y, at(self.dx), at(self.dgamma), at(self.dbeta), dr, num_threads)
