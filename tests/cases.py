@@ -174,6 +174,7 @@ TRANSPOSED = [  # x (N, H, W, C_in), and here w is (*kernel, C_out // groups, C_
     Conv("channels-17-to-5", (1, 4, 4, 17), (3, 3), 5, {"stride": 2}),
     Conv("channels-3-to-33", (1, 4, 4, 3), (4, 4), 33, {"stride": 2, "padding": "same"}),
     Conv("row", (1, 1, 5, 2), (1, 3), 3, {"stride": (1, 2)}),
+    Conv("1x1-moved", (1, 2, 3, 9), (1, 1), 6, {"padding": "same_lower", "output_padding": (1, 3)}),
 ]  # fmt: skip
 
 

@@ -2,19 +2,23 @@
 #
 # `build_copy` builds the kernels of a temporary copy of the sources, as the PYCONV_* variables say,
 # and goes there. It uses the Python that is active, which needs Cython, setuptools and the extra `test`.
-# `selected` are the tests of the kernels; with --reduced, those that reach most of them in little time.
+# `selected` and `only` name the tests of the kernels; with --reduced, those that reach most of them in
+# little time.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-selected=(test_random_geometries test_special_values test_conv_pool test_dense test_winograd)
+selected=(test_random_geometries test_special_values test_batch_norm test_conv_pool test_dense
+          test_winograd)
+only=()
 case "${1:-}" in
     "")
-        selected+=(test_conv test_depthwise test_layers test_manners test_model test_onnx test_pool
-                   test_threads)
+        selected+=(test_activations test_conv test_conv_transpose test_depthwise test_layers test_losses
+                   test_manners test_model test_onnx test_pool test_threads)
         ;;
-    --reduced)
-        export PYCONV_BUILD_ISA=  # the baseline alone: indices are the same in all variants
+    --reduced)  # the baseline in float32: indices are the same in all variants
+        export PYCONV_BUILD_ISA=
+        only=(-k "not float64")
         ;;
     *)
         echo "usage: ${0##*/} [--reduced]" >&2

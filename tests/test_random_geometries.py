@@ -80,6 +80,18 @@ def draw_conv(draw, name):
     return Conv(name, (N, H, W, per_group * groups), kernel, filters * groups, options)
 
 
+def draw_transposed(draw, name):
+    """A transposed convolution; what is cropped may be more than a filter reaches."""
+    kernel = draw.pair(1, 4)
+    shape = draw.between(1, 3), draw.between(1, 5), draw.between(1, 6)
+    groups, per_group, filters = draw.one_of((1, 1, 2, 3)), draw.one_of((1, 2, 3)), draw.between(1, 4)
+    if draw.between(0, 9) == 0:  # channels enough for vectors along them
+        shape, kernel, filters = (1, 2, 3), (1, 2), draw.between(5, 40)
+    options = draw_options(draw, kernel) | {"groups": groups}
+    options["output_padding"] = draw.one_of((0, 0, 1, draw.pair(0, 3)))
+    return Conv(name, (*shape, per_group * groups), kernel, filters * groups, options)
+
+
 def draw_pool(draw, name):
     """A pooling; its window may be larger than the image."""
     window = draw.pair(1, 5)
@@ -94,6 +106,12 @@ def valid_conv(case):
     return all(out > 0 for out, _, _ in cases.conv_geometry(case))
 
 
+def valid_transposed(case):
+    w_shape = (*case.kernel, case.C_out // case.options["groups"], case.x_shape[3])
+    _, kept = oracle.transposed_geometry(case.x_shape, w_shape, **case.options)
+    return all(part.stop > part.start for part in kept[1:])
+
+
 def valid_pool(case):
     if min(oracle.pool_shape(case.x_shape, case.window, **case.options)) < 1:
         return False
@@ -105,7 +123,11 @@ def valid_pool(case):
 def drawn(kind, item):
     """(those that are valid, those that are not) among the geometries of one test item."""
     rng = Draw(np.random.default_rng((SEED, item)))
-    draw, valid = {"conv": (draw_conv, valid_conv), "pool": (draw_pool, valid_pool)}[kind]
+    draw, valid = {
+        "conv": (draw_conv, valid_conv),
+        "transposed": (draw_transposed, valid_transposed),
+        "pool": (draw_pool, valid_pool),
+    }[kind]
     good, bad = [], []
     while len(good) < PER_ITEM:
         case = draw(rng, f"{kind}-{item}-{len(good)}")
@@ -187,6 +209,30 @@ def test_the_smallest_convolution_that_fails(data):
         for isa in _dispatch.available_kernels():
             with _dispatch.use(isa):
                 check_conv(case, np.float32, cases.solved(case))
+
+
+@pytest.mark.parametrize("item", range(10))
+def test_transposed_convolutions(item, dtype, isa):
+    for case in drawn("transposed", item)[0]:
+        x, w, b, dy = cases.transposed_arrays(case, dtype)
+        for num_threads in THREADS:
+            options = case.options | {"num_threads": num_threads}
+            y = pyconv.conv2d_transpose(x, w, b, **options)
+            gradients = pyconv.conv2d_transpose_backward(dy, x, w, **options)
+            for name, ours, theirs in zip(("y", "dx", "dw", "db"), (y, *gradients),
+                                          cases.solved_transposed(case), strict=True):  # fmt: skip
+                demand(ours, theirs, dtype, f"transposed {name} on {num_threads} threads", case)
+        dx, dw, db = gradients
+        product = inner(y, dy) - inner(b, db)
+        assert inner(x, dx) == inner(w, dw) == product, case
+
+
+@pytest.mark.parametrize("item", range(10))
+def test_transposed_convolutions_without_output_are_refused(item):
+    for case in drawn("transposed", item)[1]:
+        w = np.zeros((*case.kernel, case.C_out // case.options["groups"], case.x_shape[3]))
+        with pytest.raises(ValueError, match="would be empty"):
+            pyconv.conv2d_transpose(np.zeros(case.x_shape), w, **case.options)
 
 
 # ----------------------------------------------------- larger ones, against the fast reference

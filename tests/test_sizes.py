@@ -42,6 +42,11 @@ REFUSED = [
     (ValueError, f"`x_shape` is ({2**63}, 1, 1, 1)",
      lambda: pyconv.avg_pool2d_backward(ONE, (2**63, 1, 1, 1), 1)),
     (ValueError, f"`num_threads` is {2**31}; expected", lambda: pyconv.relu(ONE, num_threads=2**31)),
+    *((ValueError, too_large(name),
+       lambda name=name: pyconv.conv2d_transpose(ONE, ONE, **{name: 2**31}))
+      for name in ("stride", "padding", "output_padding", "dilation", "groups")),
+    (ValueError, f"`x_shape` is (1, {2**31}, 1, 1)",
+     lambda: pyconv.global_avg_pool2d_backward(ROW, (1, 2**31, 1, 1))),
     # Windows whose span is beyond 2**31
     (ValueError, "spans 1x2147483648, more than the padded input",
      lambda: pyconv.conv2d(ONE, np.ones((1, 2, 1, 1), np.float32), dilation=2**31 - 1)),
@@ -54,6 +59,10 @@ REFUSED = [
      lambda: pyconv.conv2d(ONE, ONE, padding=2**27)),
     (MemoryError, "conv2d: an output of shape (1, 4294967295, 4294967295, 1) is larger than any memory",
      lambda: pyconv.conv2d(ONE, ONE, padding=2**31 - 1)),
+    (MemoryError, "conv2d_transpose: an output of shape (1, 1073741825, 1073741825, 1) is larger than",
+     lambda: pyconv.conv2d_transpose(np.ones((1, 2, 2, 1), np.float32), ONE, stride=2**30)),
+    (MemoryError, "conv2d_transpose: an output of shape (1, 4294967295, 4294967295, 1) is larger than",
+     lambda: pyconv.conv2d_transpose(np.ones((1, 3, 3, 1), np.float32), ONE, stride=2**31 - 1)),
     (MemoryError, "max_pool2d_backward: an output of shape (1, 65536, 65536, 4096) takes 65536.0 GiB",
      lambda: pyconv.max_pool2d_backward(spread(1, 1, 1, 4096) + 0, np.zeros((1, 1, 1, 4096), np.int32),
                                         (1, 2**16, 2**16, 4096))),
@@ -72,6 +81,10 @@ REFUSED = [
      lambda: pyconv.max_pool2d(spread(2**20, 2**20, 1, 1), 1)),
     (MemoryError, "softmax: a contiguous copy of `x` of shape",
      lambda: pyconv.softmax(spread(2**40, 2))),
+    (MemoryError, "global_max_pool2d: a contiguous copy of `x` of shape",
+     lambda: pyconv.global_max_pool2d(spread(2**20, 2**20, 1, 1))),
+    (MemoryError, "batch_norm: a contiguous copy of `x` of shape",
+     lambda: pyconv.batch_norm(spread(2**40, 1), ROW[0], ROW[0])),
     (MemoryError, "relu: a contiguous copy of `x` of shape", lambda: pyconv.relu(spread(2**40))),
 ]  # fmt: skip
 

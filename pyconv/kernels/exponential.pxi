@@ -23,8 +23,9 @@ cdef extern from *:
     /* 2^n, for whole n with |n| < 2^(BITS - 2): adding `round` moves n into the low bits. */          \\
     static inline __attribute__((always_inline)) V power_of_two##suffix(V n) {                         \\
         const T round = (T) 1.5 * ((I) 1 << BITS);                                                     \\
-        typedef __typeof__((V) {0} < (V) {0}) W;                                                       \\
-        return (V) (((W) (n + round) << BITS) + (W) ((V) {0} + (T) 1));                                \\
+        typedef __typeof__(__builtin_choose_expr(sizeof(I) == 4, (uint32_t) 0, (uint64_t) 0)) U        \\
+            __attribute__((vector_size(sizeof(V))));  /* lanes that nobody reads may overflow */       \\
+        return (V) (((U) (n + round) << BITS) + (U) ((V) {0} + (T) 1));                                \\
     }                                                                                                  \\
     /* n, and exp(r) - 1 */                                                                            \\
     static inline __attribute__((always_inline)) V exp_parts##suffix(V x, V* n) {                      \\
