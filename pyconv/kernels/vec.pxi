@@ -72,6 +72,7 @@ cdef extern from *:
     static inline __attribute__((always_inline)) ivec beats_at(vec v, ivec i, vec m, ivec j) {
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
+    #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
     typedef int32_t int32_vec __attribute__((
         vector_size(VEC_BYTES * 4 / sizeof(real)), aligned(4), may_alias));
     static inline __attribute__((always_inline)) void store_int32(int32_t* to, ivec a) {
@@ -116,5 +117,6 @@ cdef extern from *:
     void store_int32(int32_t* p, ivec a) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
+    void prefetch_later(const void* p) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.
     ctypedef void inlined "__attribute__((always_inline)) void"

@@ -246,7 +246,7 @@ cdef class WinogradFilter:
                 while i < channels:
                     rows = even_part(channels - i, tile_rows(nv))
                     filter_tile_of(rows, nv, v + i, 0, self.c_chunk, d + k * self.most, 1, count,
-                                   q + i * self.k_chunk + k, self.k_chunk)
+                                   q + i * self.k_chunk + k, self.k_chunk, 0, v, 0)
                     i += rows
                 k += self.block
             v += self.v_step
