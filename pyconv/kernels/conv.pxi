@@ -22,9 +22,10 @@ cdef class ConvPlan:
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
     cdef WinogradFilter fast_dw
+    cdef RowWinogradFilter row_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, depthwise, splits  # splits: depthwise for dx too
+    cdef bint winograd_y, winograd_dx, winograd_dw, rows_dw, depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
@@ -36,10 +37,12 @@ cdef class ConvPlan:
         self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
         self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
         self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
+        self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
+                        and rows_pay(x, y, w, stride, groups))
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
-        chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw}
+        chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw or self.rows_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
         return "winograd" if chosen[direction] else "direct"
@@ -134,6 +137,11 @@ cdef class ConvPlan:
                 self.depthwise_dw = DepthwiseReduce(self.x, self.y, self.w[:2], self.stride,
                                                     self.dilation, self.before)
             self.depthwise_dw.run(x, dy, dw, db, num_threads)
+            return
+        if self.rows_dw and self.row_dw is None:
+            self.row_dw = RowWinogradFilter(self.x, self.y, self.groups, self.w[:2], self.stride,
+                                            self.before)
+        if self.rows_dw and dw != NULL and self.row_dw.run_all(x, dy, dw, db, num_threads):
             return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()
