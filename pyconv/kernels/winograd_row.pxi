@@ -21,7 +21,7 @@ cdef struct RowTransform:
     Py_ssize_t pairs, points, outputs, taps
     real p[ROW_PAIRS]           # interpolation at 0, +-p, infinity
     real square[ROW_PAIRS]      # p^2
-    real scale[ROW_PAIRS]       # 1 / the product of the distances of p to the others
+    real tap[ROW_POINTS][ROW_PAIRS]     # p^tap / the product of p's distances to the others
     real factor[ROW_PAIRS][ROW_PAIRS]   # of the product of (z - q^2) over the other pairs q
     real product[ROW_PAIRS + 1]         # of that over all pairs
 
@@ -66,12 +66,13 @@ cdef RowTransform row_transform(Py_ssize_t pairs, Py_ssize_t taps):
     for j, factor in enumerate(polynomial([p * p for p in places])):
         g.product[j] = factor
     for i, p in enumerate(places):
-        g.p[i], g.square[i], g.scale[i] = p, p * p, 0.5 / (p * p)
+        g.p[i], g.square[i] = p, p * p
         distance = 2 * p * p
         for q in places:
             if q != p:
                 distance *= p * p - q * q
-        g.scale[i] = 1 / distance
+        for j in range(taps):
+            g.tap[j][i] = p ** j / distance
         for j, factor in enumerate(polynomial([q * q for q in places if q != p])):
             g.factor[i][j] = factor
     return g
@@ -116,24 +117,27 @@ cdef inline inlined row_of_dy(
         (<vec*> (to + (2 * i + 2) * step))[0] = even - vec_set(g.p[i]) * odd
 
 
-cdef inline vec row_tap(const RowTransform* g, const real* q, Py_ssize_t step, Py_ssize_t tap) noexcept nogil:
-    """One tap of G^T q."""
-    cdef vec total = vec_set(0), plus, minus
+cdef inline inlined row_taps(
+    const Py_ssize_t pairs, const RowTransform* g, const real* q, Py_ssize_t step, vec* to,
+) noexcept nogil:
+    """G^T q: points, `step` numbers apart, to taps."""
+    cdef vec plus[ROW_PAIRS]
+    cdef vec minus[ROW_PAIRS]
+    cdef vec total
     cdef Py_ssize_t i, j
-    cdef real power
-    if tap == 0:
-        total = (<const vec*> q)[0] * vec_set(1 / g.product[0])
-    elif tap == g.taps - 1:
-        total = (<const vec*> (q + (g.points - 1) * step))[0]
-    for i in range(g.pairs):
-        plus = (<const vec*> (q + (2 * i + 1) * step))[0]
-        minus = (<const vec*> (q + (2 * i + 2) * step))[0]
-        plus = plus - minus if tap % 2 else plus + minus
-        power = g.scale[i]
-        for j in range(tap):
-            power *= g.p[i]
-        total = total + vec_set(power) * plus
-    return total
+    for i in range(pairs):
+        plus[i] = (<const vec*> (q + (2 * i + 1) * step))[0]
+        minus[i] = plus[i] - (<const vec*> (q + (2 * i + 2) * step))[0]
+        plus[i] = plus[i] + (<const vec*> (q + (2 * i + 2) * step))[0]
+    for j in range(g.taps):
+        total = vec_set(0)
+        if j == 0:
+            total = (<const vec*> q)[0] * vec_set(1 / g.product[0])
+        elif j == g.taps - 1:
+            total = (<const vec*> (q + (2 * pairs + 1) * step))[0]
+        for i in range(pairs):
+            total = total + vec_set(g.tap[j][i]) * (minus[i] if j % 2 else plus[i])
+        to[j] = total
 
 
 cdef inline inlined row_x_tiles(
@@ -163,25 +167,34 @@ cdef inline inlined row_dy_tiles(
 ) noexcept nogil:
     """Points of a vector of channels of `rows` rows as [point, row, tile]; db += the sums of dy."""
     cdef vec[ROW_POINTS] y
-    cdef vec zero = vec_set(0), total = vec_set(0), last
-    cdef Py_ssize_t h, w, i
+    cdef vec zero = vec_set(0), total = vec_set(0), last, sums
+    cdef Py_ssize_t h, w, i, left
     if db != NULL:
         total = (<vec*> db)[0]
     for h in range(rows):
         w = 0
         while w < OW:
-            for i in range(2 * pairs):
-                y[i] = zero
-                if i < g.outputs and w + i < OW:
-                    y[i] = (<const vec*> (dy + i * pixel))[0] if lanes >= VL else load_part(
-                        dy + i * pixel, lanes)
-                    total = total + y[i]
-            last = zero
-            if w + g.outputs <= OW:
-                last = load_part(dy + (g.outputs - 1) * pixel, lanes)
+            left = min(g.outputs, OW - w)
+            last = sums = zero
+            if left == g.outputs and lanes >= VL:
+                for i in range(2 * pairs):
+                    y[i] = zero
+                    if i < g.outputs:
+                        y[i] = (<const vec*> (dy + i * pixel))[0]
+                    sums = sums + y[i]
+                last = (<const vec*> (dy + (g.outputs - 1) * pixel))[0]
+            else:
+                for i in range(2 * pairs):
+                    y[i] = zero
+                    if i < left:
+                        y[i] = load_part(dy + i * pixel, lanes)
+                    sums = sums + y[i]
+                if left == g.outputs:
+                    last = load_part(dy + (left - 1) * pixel, lanes)
+            total = total + sums
             row_of_dy(pairs, g, y, last, to, step)
             to = to + to_pixel
-            dy = dy + min(g.outputs, OW - w) * pixel
+            dy = dy + left * pixel
             w += g.outputs
     if db != NULL:
         (<vec*> db)[0] = total
@@ -209,6 +222,17 @@ cdef void row_dy_tiles_of(
         row_dy_tiles(3, g, dy, pixel, OW, rows, lanes, to, to_pixel, step, db)
     else:
         row_dy_tiles(4, g, dy, pixel, OW, rows, lanes, to, to_pixel, step, db)
+
+
+cdef void row_taps_of(
+    const RowTransform* g, const real* q, Py_ssize_t step, vec* to,
+) noexcept nogil:
+    if g.pairs == 2:
+        row_taps(2, g, q, step, to)
+    elif g.pairs == 3:
+        row_taps(3, g, q, step, to)
+    else:
+        row_taps(4, g, q, step, to)
 
 
 cdef class RowWinogradFilter:
@@ -250,7 +274,7 @@ cdef class RowWinogradFilter:
                 break
         self.chunks = (self.C_group + self.chunk - 1) // self.chunk
         self.k_chunks = (self.K_group + self.k_chunk - 1) // self.k_chunk
-        items = min(ITEMS, 1 + self.work // (2 * ITEM_WORK))
+        items = min(ITEMS, 1 + self.work // (4 * ITEM_WORK))
         slices = self.groups * self.chunks * self.k_chunks
         self.parts = max(1, min((items + slices - 1) // slices, self.N * self.OH))
         self.block = 2 * VL if self.k_chunk > VL else VL
@@ -263,7 +287,7 @@ cdef class RowWinogradFilter:
             # 16 numbers more, so that points do not share the same lines of a cache.
             self.x_area = height * self.width * self.chunk + 32
             self.x_step = self.tiles * height * self.stride_w * self.chunk + 16
-            self.d_step = self.band * self.tiles * self.padded + 16
+            self.d_step = self.band * self.tiles * self.block + 16
             if self.band == 1 or (self.g.points * (self.x_step + self.d_step)
                                   * <Py_ssize_t> sizeof(real) <= ROW_BYTES):
                 break
@@ -318,60 +342,65 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
         cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t rows, height, line, k, nv
+        cdef Py_ssize_t rows, height, k, lanes, nv, i
         cdef Py_ssize_t pixel = self.stride_w * channels
         cdef real* v = scratch + self.x_area
         cdef real* d = v + self.g.points * self.x_step
         cdef real* q = d + self.g.points * self.d_step
         cdef real* db = NULL
+        cdef const real* source
         x += group * self.C_group + c0
         dy += group * self.K_group + k0
         if sums != NULL and c0 == 0:
             db = sums + ((part * self.groups + group) * self.k_chunks + k_index) * self.padded
             memset(db, 0, self.padded * sizeof(real))
         memset(q, 0, self.g.points * self.q_step * sizeof(real))
-        line = self.width * channels
         while row < end:
             rows = min(self.band, self.OH - row % self.OH, end - row)
             height = (rows - 1) * self.stride_h + self.KH
             pad_rows(x + row // self.OH * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
                      self.width, channels, row % self.OH * self.stride_h - self.top, -self.left,
                      height, channels)
-            row_x_tiles_of(&self.g, scratch, line, pixel, height, self.tiles, v, self.x_step)
+            row_x_tiles_of(&self.g, scratch, self.width * channels, pixel, height, self.tiles, v,
+                           self.x_step)
             k = 0
             while k < width:
-                nv = self.vectors(width, k)
-                row_dy_tiles_of(
-                    &self.g, dy + row * self.OW * self.K + k, self.K, self.OW, rows, width - k,
-                    d + k // self.block * self.block * rows * self.tiles + k % self.block, nv * VL,
-                    self.d_step, NULL if db == NULL else db + k)
-                k += VL
-            self.multiply(v, d, q, rows, height * pixel, pixel, width)
+                lanes = min(self.block, width - k)
+                nv = (lanes + VL - 1) // VL
+                source = dy + row * self.OW * self.K + k
+                for i in range(nv):
+                    row_dy_tiles_of(
+                        &self.g, source + i * VL, self.K, self.OW, rows, lanes - i * VL, d + i * VL,
+                        nv * VL, self.d_step, NULL if db == NULL else db + k + i * VL)
+                if k + self.block < width:
+                    source += self.block
+                elif row + rows < end:
+                    source += rows * self.OW * self.K - k
+                self.multiply(v, d, q + k, rows, height * pixel, pixel, nv, source)
+                k += self.block
             row += rows
         dw = dw if part == 0 else partials + (part - 1) * self.KH * self.KW * self.C_group * self.K
         self.write_taps(q, dw + c0 * self.K + group * self.K_group + k0, channels, width)
 
-    cdef inline Py_ssize_t vectors(self, Py_ssize_t width, Py_ssize_t k) noexcept nogil:
-        """Vectors of the block that channel k of `width` is in."""
-        return (min(self.block, width - k // self.block * self.block) + VL - 1) // VL
-
     cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t rows,
-                       Py_ssize_t column, Py_ssize_t pixel, Py_ssize_t width) noexcept nogil:
-        """q += the products of a band's points of x and of dy."""
-        cdef Py_ssize_t e, k, nv, i, count, run = self.KH * pixel
+                       Py_ssize_t column, Py_ssize_t pixel, Py_ssize_t nv,
+                       const real* ahead) noexcept nogil:
+        """q += the products of a band's points of x and of a block of dy.
+
+        The tiles fetch what is transformed next, from `ahead` on: a line of a pixel each.
+        """
+        cdef Py_ssize_t e, i, count, tile = 0, run = self.KH * pixel
+        cdef Py_ssize_t step = rows * self.tiles * self.K
         for e in range(self.g.points):
-            k = 0
-            while k < width:
-                nv = self.vectors(width, k)
-                i = 0
-                while i < run:
-                    count = even_part(run - i, tile_rows(nv))
-                    filter_tile_of(
-                        count, nv, v + i, self.stride_h * pixel, column,
-                        d + k * rows * self.tiles, rows, self.tiles, q + i * self.padded + k,
-                        self.padded, 0, v, 0)
-                    i += count
-                k += self.block
+            i = 0
+            while i < run:
+                count = even_part(run - i, tile_rows(nv))
+                filter_tile_of(
+                    count, nv, v + i, self.stride_h * pixel, column, d, rows, self.tiles,
+                    q + i * self.padded, self.padded, 0,
+                    ahead + tile % nv * VL + min(tile // nv, self.g.outputs - 1) * step, self.K)
+                i += count
+                tile += 1
             v += self.x_step
             d += self.d_step
             q += self.q_step
@@ -379,21 +408,24 @@ cdef class RowWinogradFilter:
     cdef void write_taps(self, const real* q, real* dw, Py_ssize_t channels,
                          Py_ssize_t width) noexcept nogil:
         """dw = G^T q, for one chunk; s taps at a stride s come as channels of one."""
-        cdef Py_ssize_t kh, kw, c, k
-        cdef vec tap, check = vec_set(0)
+        cdef Py_ssize_t kh, kw, phase, c, k
+        cdef vec check = vec_set(0), a
+        cdef vec[ROW_POINTS] taps
         for kh in range(self.KH):
-            for kw in range(self.KW):
+            for phase in range(self.stride_w):
                 for c in range(channels):
                     k = 0
                     while k < width:
-                        tap = row_tap(
-                            &self.g, q + ((kh * self.stride_w + kw % self.stride_w) * channels + c)
-                            * self.padded + k, self.q_step, kw // self.stride_w)
-                        tap = first_lanes(tap, width - k)
-                        check = check + 0 * tap
-                        store_part(dw + ((kh * self.KW + kw) * self.C_group + c) * self.K + k, tap,
-                                   width - k)
+                        row_taps_of(&self.g, q + k, self.q_step, taps)
+                        kw = phase
+                        while kw < self.KW:
+                            a = first_lanes(taps[kw // self.stride_w], width - k)
+                            check = check + 0 * a
+                            store_part(dw + ((kh * self.KW + kw) * self.C_group + c) * self.K + k,
+                                       a, width - k)
+                            kw += self.stride_w
                         k += VL
+                    q += self.padded
         if any_nan(check):
             self.spoiled = True
 
