@@ -78,30 +78,49 @@ cdef RowTransform row_transform(Py_ssize_t pairs, Py_ssize_t taps):
     return g
 
 
+# The same as vectors, which stay in registers: what is written might be them, for all C knows.
+cdef struct RowVectors:
+    vec p[ROW_PAIRS]
+    vec square[ROW_PAIRS]
+    vec factor[ROW_PAIRS][ROW_PAIRS]
+    vec product[ROW_PAIRS + 1]
+
+
+cdef inline inlined row_vectors(
+    const Py_ssize_t pairs, const RowTransform* g, RowVectors* s,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(pairs):
+        s.p[i], s.square[i] = vec_set(g.p[i]), vec_set(g.square[i])
+        s.product[i] = vec_set(g.product[i])
+        for j in range(pairs - 1):
+            s.factor[i][j] = vec_set(g.factor[i][j])
+
+
 # One vector of each point. A sum of two products never has two inexact ones: v3 and v4 round alike.
 
 cdef inline inlined row_of_x(
-    const Py_ssize_t pairs, const RowTransform* g, const vec* d, real* to, Py_ssize_t step,
+    const Py_ssize_t pairs, const RowVectors* s, const vec* d, real* to, Py_ssize_t step,
 ) noexcept nogil:
     """B^T d: as many points as inputs, `step` numbers apart."""
     cdef vec low = d[2 * pairs], high = d[2 * pairs + 1]
     cdef Py_ssize_t i, j
     for j in range(pairs):
-        low = low + vec_set(g.product[pairs - 1 - j]) * d[2 * (pairs - 1 - j)]
-        high = high + vec_set(g.product[pairs - 1 - j]) * d[2 * (pairs - 1 - j) + 1]
+        low = low + s.product[pairs - 1 - j] * d[2 * (pairs - 1 - j)]
+        high = high + s.product[pairs - 1 - j] * d[2 * (pairs - 1 - j) + 1]
     (<vec*> to)[0] = low
     (<vec*> (to + (2 * pairs + 1) * step))[0] = high
     for i in range(pairs):
         high, low = d[2 * pairs], d[2 * pairs - 1]
         for j in range(pairs - 1):
-            high = high + vec_set(g.factor[i][pairs - 2 - j]) * d[2 * (pairs - 1 - j)]
-            low = low + vec_set(g.factor[i][pairs - 2 - j]) * d[2 * (pairs - 1 - j) - 1]
-        (<vec*> (to + (2 * i + 1) * step))[0] = high + vec_set(g.p[i]) * low
-        (<vec*> (to + (2 * i + 2) * step))[0] = high - vec_set(g.p[i]) * low
+            high = high + s.factor[i][pairs - 2 - j] * d[2 * (pairs - 1 - j)]
+            low = low + s.factor[i][pairs - 2 - j] * d[2 * (pairs - 1 - j) - 1]
+        (<vec*> (to + (2 * i + 1) * step))[0] = high + s.p[i] * low
+        (<vec*> (to + (2 * i + 2) * step))[0] = high - s.p[i] * low
 
 
 cdef inline inlined row_of_dy(
-    const Py_ssize_t pairs, const RowTransform* g, const vec* y, vec last, real* to, Py_ssize_t step,
+    const Py_ssize_t pairs, const RowVectors* s, const vec* y, vec last, real* to, Py_ssize_t step,
 ) noexcept nogil:
     """A y: outputs y, zeros behind them, and the last one again, to points."""
     cdef vec even, odd
@@ -111,10 +130,10 @@ cdef inline inlined row_of_dy(
     for i in range(pairs):
         even, odd = y[2 * pairs - 2], y[2 * pairs - 1]
         for j in range(pairs - 1):
-            even = y[2 * (pairs - 2 - j)] + vec_set(g.square[i]) * even
-            odd = y[2 * (pairs - 2 - j) + 1] + vec_set(g.square[i]) * odd
-        (<vec*> (to + (2 * i + 1) * step))[0] = even + vec_set(g.p[i]) * odd
-        (<vec*> (to + (2 * i + 2) * step))[0] = even - vec_set(g.p[i]) * odd
+            even = y[2 * (pairs - 2 - j)] + s.square[i] * even
+            odd = y[2 * (pairs - 2 - j) + 1] + s.square[i] * odd
+        (<vec*> (to + (2 * i + 1) * step))[0] = even + s.p[i] * odd
+        (<vec*> (to + (2 * i + 2) * step))[0] = even - s.p[i] * odd
 
 
 cdef inline inlined row_taps(
@@ -149,14 +168,16 @@ cdef inline inlined row_x_tiles(
     Whole vectors are written, from front to back: what hangs over is overwritten by what comes next.
     """
     cdef vec[ROW_POINTS] d
+    cdef RowVectors s
     cdef Py_ssize_t t, h, c, j
+    row_vectors(pairs, g, &s)
     for t in range(tiles):
         for h in range(height):
             c = 0
             while c < pixel:
                 for j in range(2 * pairs + 2):
                     d[j] = (<const vec*> (x + h * line + (t * g.outputs + j) * pixel + c))[0]
-                row_of_x(pairs, g, d, to + c, step)
+                row_of_x(pairs, &s, d, to + c, step)
                 c += VL
             to = to + pixel
 
@@ -167,32 +188,31 @@ cdef inline inlined row_dy_tiles(
 ) noexcept nogil:
     """Points of a vector of channels of `rows` rows as [point, row, tile]; db += the sums of dy."""
     cdef vec[ROW_POINTS] y
+    cdef vec[ROW_POINTS] edge
     cdef vec zero = vec_set(0), total = vec_set(0), last, sums
-    cdef Py_ssize_t h, w, i, left
+    cdef const real* source
+    cdef RowVectors s
+    cdef Py_ssize_t h, w, i, left, between
+    row_vectors(pairs, g, &s)
     if db != NULL:
         total = (<vec*> db)[0]
     for h in range(rows):
         w = 0
         while w < OW:
             left = min(g.outputs, OW - w)
-            last = sums = zero
-            if left == g.outputs and lanes >= VL:
-                for i in range(2 * pairs):
-                    y[i] = zero
-                    if i < g.outputs:
-                        y[i] = (<const vec*> (dy + i * pixel))[0]
-                    sums = sums + y[i]
-                last = (<const vec*> (dy + (g.outputs - 1) * pixel))[0]
-            else:
-                for i in range(2 * pairs):
-                    y[i] = zero
-                    if i < left:
-                        y[i] = load_part(dy + i * pixel, lanes)
-                    sums = sums + y[i]
-                if left == g.outputs:
-                    last = load_part(dy + (left - 1) * pixel, lanes)
+            source, between = dy, pixel
+            if lanes < VL:
+                for i in range(left):
+                    edge[i] = load_part(dy + i * pixel, lanes)
+                source, between = <const real*> edge, VL
+            sums = zero
+            for i in range(2 * pairs):
+                y[i] = (<const vec*> (source + i * between if i < left else <const real*> &zero))[0]
+                sums = sums + y[i]
             total = total + sums
-            row_of_dy(pairs, g, y, last, to, step)
+            last = (<const vec*> (source + (left - 1) * between if left == g.outputs
+                                  else <const real*> &zero))[0]
+            row_of_dy(pairs, &s, y, last, to, step)
             to = to + to_pixel
             dy = dy + left * pixel
             w += g.outputs
