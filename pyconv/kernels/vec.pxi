@@ -64,6 +64,10 @@ cdef extern from *:
             }
         }
     }
+    /* Lanes of a (0 to VL - 1) and b (from VL on). */
+    static inline __attribute__((always_inline)) vec vec_pick(vec a, vec b, ivec lanes) {
+        return __builtin_shuffle(a, b, lanes);
+    }
     /* Whether `v` beats the maximum `m` of what came before: greater, or the first NaN. */
     static inline __attribute__((always_inline)) ivec beats(vec v, vec m) {
         return ~(ivec) (v <= m) & (ivec) (m == m);
@@ -109,6 +113,7 @@ cdef extern from *:
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
     ivec ivec_set(whole a) noexcept nogil
     void transpose(vec* rows) noexcept nogil
+    vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil
     ivec lanes_before(Py_ssize_t count) noexcept nogil
