@@ -23,9 +23,10 @@ cdef class ConvPlan:
     cdef Winograd fast_y, fast_dx
     cdef Line line_y, line_dx
     cdef WinogradFilter fast_dw
+    cdef RowWinogradFilter row_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx
+    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
@@ -43,11 +44,13 @@ cdef class ConvPlan:
             x, y, w, stride, dilation, groups, False)
         self.lined_dx = fits and not self.winograd_dx and line_pays(
             y, x, w, stride, dilation, groups, True)
+        self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
+                        and rows_pay(x, y, w, stride, groups))
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
         chosen = {"y": self.winograd_y or self.lined_y, "dx": self.winograd_dx or self.lined_dx,
-                  "dw": self.winograd_dw}
+                  "dw": self.winograd_dw or self.rows_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
         return "winograd" if chosen[direction] else "direct"
@@ -164,6 +167,11 @@ cdef class ConvPlan:
                 self.depthwise_dw = DepthwiseReduce(self.x, self.y, self.w[:2], self.stride,
                                                     self.dilation, self.before)
             self.depthwise_dw.run(x, dy, dw, db, num_threads)
+            return
+        if self.rows_dw and self.row_dw is None:
+            self.row_dw = RowWinogradFilter(self.x, self.y, self.groups, self.w[:2], self.stride,
+                                            self.before)
+        if self.rows_dw and dw != NULL and self.row_dw.run_all(x, dy, dw, db, num_threads):
             return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()

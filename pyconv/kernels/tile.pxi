@@ -54,6 +54,14 @@ cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
     return a
 
 
+cdef inline inlined store_part(real* p, vec a, Py_ssize_t count) noexcept nogil:
+    """The first `count` lanes, at most VL."""
+    if count >= VL:
+        (<vec*> p)[0] = a
+    else:
+        memcpy(p, &a, count * sizeof(real))
+
+
 cdef inline inlined sum_tiles(
     const Py_ssize_t rows, const Py_ssize_t nv, const Block* block, Py_ssize_t x_step,
     Py_ssize_t c_step, Py_ssize_t w_step, const real* x, const real* w, real* y,
@@ -127,8 +135,12 @@ cdef inline inlined filter_tile(
     const Py_ssize_t rows, const Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
+    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
-    """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed."""
+    """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed.
+
+    A line of what comes later is fetched at each pixel: x_ahead behind x, and at `ahead`.
+    """
     cdef vec[24] acc
     cdef vec[2] dv
     cdef vec a
@@ -147,6 +159,9 @@ cdef inline inlined filter_tile(
                 a = vec_set(p[i])
                 for v in range(nv):
                     acc[i * nv + v] = acc[i * nv + v] + dv[v] * a
+            prefetch_later(p + x_ahead)
+            prefetch_later(ahead)
+            ahead = ahead + ahead_step
             p = p + x_step
     for i in range(rows):
         for v in range(nv):
@@ -261,58 +276,83 @@ cdef void filter_tile_of(
     Py_ssize_t rows, Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
+    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`filter_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 11:
-            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 10:
-            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 9:
-            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 8:
-            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 7:
-            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 6:
-            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 5:
-            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 4:
-            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 3:
-            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 2:
-            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         else:
-            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
     else:
         if rows == 12:
-            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 11:
-            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 10:
-            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 9:
-            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 8:
-            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 7:
-            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 6:
-            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 5:
-            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 4:
-            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 3:
-            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 2:
-            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         else:
-            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
 
 
 cdef inline Py_ssize_t tile_rows(Py_ssize_t nv) noexcept nogil:
