@@ -220,7 +220,8 @@ cdef class Gather:
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
             not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
-            or self.in_place and self.band * self.columns * self.TC * sizeof(real) > BAND_BYTES // 2
+            or self.in_place and self.band * self.columns * (self.C + self.TC) * sizeof(real)
+            > BAND_BYTES
             or self.too_few_items()
         ):
             self.band = (self.band + 1) // 2

@@ -44,8 +44,8 @@ cdef enum:
     TILE = 4                     # outputs, h and w, of a tile
     PATCH = 6                    # inputs, h and w, of a tile
     POINTS = 36
-    C_CHUNK = 64                 # channels, twice that in small blocks. Larger chunks and blocks repeat fewer transforms;
-    K_CHUNK = 128                # with these, what one of the 36 products reads and writes
+    C_CHUNK = 64                 # channels; twice that in blocks of half the size. Larger ones
+    K_CHUNK = 128                # repeat fewer transforms; here what one product of 36 moves
     BLOCK_TILES = 48             # (70 KB) stays in L2, and all 36 (2.5 MB) in L3
     FEW_ITEMS = 8
     SHARED_BYTES = 8_388_608     # reading larger filters costs more than transforming them anew
