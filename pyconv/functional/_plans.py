@@ -22,8 +22,8 @@ def set_algorithm(name: str) -> None:
     ----------
     name : {"auto", "direct"}
         "auto" takes Winograd's F(4x4, 3x3) where it is faster: for float32, 3x3 filters at stride 1
-        and 16 channels or more. Its error stays within 1e-4 of the output's rms. "direct" sums
-        products in their order, everywhere.
+        and 16 channels or more, and for the filter gradients of others. Its error stays within 1e-4
+        of the output's rms. "direct" sums products in their order, everywhere.
     """
     global _direct
     if name not in ("auto", "direct"):
