@@ -120,6 +120,11 @@ class WideReduce:
     def work(self) -> int: ...
 
 @final
+class RowWinogradFilter:
+    @property
+    def work(self) -> int: ...
+
+@final
 class Winograd:
     @property
     def work(self) -> int: ...

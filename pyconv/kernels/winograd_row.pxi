@@ -2,8 +2,8 @@
 #
 #     dw[kh] = G^T [sum over rows and tiles of (B^T d) * (A dy)]    d of P points, dy of R outputs
 #
-# P points serve M = P - R + 1 taps: P * 1 products for what the direct sum does with R * M. At stride s
-# along the row, s neighbours count as one pixel of s times the channels, and ceil(KW / s) as the taps.
+# P points serve M = P - R + 1 taps: P products for what the direct sum does with R * M. At stride s along
+# the row, s neighbours count as one pixel of s times the channels, and ceil(KW / s) as the taps.
 # Interpolation is at 0, at pairs +-p, which share their even and odd halves, and at infinity.
 #
 # Over all tiles of a band of rows each point is a product of matrices, (taps down and input channels) x
@@ -53,8 +53,8 @@ cdef Py_ssize_t row_pairs(Py_ssize_t taps, Py_ssize_t columns):
 cdef bint rows_pay(tuple x, tuple y, tuple w, tuple stride, Py_ssize_t groups):
     """Whether products saved are more than transforms cost: by shape alone."""
     taps = (w[1] + stride[1] - 1) // stride[1]
-    return (y[3] // groups > WIDE_CHANNELS and w[0] * stride[1] * w[2] >= 8
-            and y[0] * y[1] * y[2] >= 128 and row_pairs(taps, y[2]) > 0)
+    return (sizeof(real) == 4 and y[3] // groups > WIDE_CHANNELS
+            and w[0] * stride[1] * w[2] >= 8 and y[0] * y[1] * y[2] >= 128 and row_pairs(taps, y[2]) > 0)
 
 
 cdef RowTransform row_transform(Py_ssize_t pairs, Py_ssize_t taps):
