@@ -84,6 +84,11 @@ class Winograd:
     def work(self) -> int: ...
 
 @final
+class LineWide:
+    @property
+    def work(self) -> int: ...
+
+@final
 class WinogradFilter:
     @property
     def work(self) -> int: ...

@@ -18,6 +18,8 @@ include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
+include "kernels/line_wide_tile.pxi"  # transforms and tiles of Winograd along the rows
+include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
 include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling

@@ -138,7 +138,7 @@ def test_only_where_it_pays_and_not_when_refused():
         algorithms(x, w, direct=True), algorithms(x, w, dtype="d"),
         algorithms(x, w, stride=(2, 1)), algorithms(x, w, dilation=(1, 2)),
         algorithms(x, (3, 3, 16, 32), groups=2), algorithms(x, (3, 5, 32, 32)),
-        algorithms((4, 16, 16, 8), (3, 3, 8, 32)), algorithms(x, (3, 3, 32, 8)),
+        algorithms((4, 16, 16, 15), (3, 3, 15, 32)), algorithms(x, (3, 3, 32, 15)),
         algorithms((64, 2, 2, 32), w), algorithms((1, 4, 4, 32), w),
     ):
         assert refused == ["direct"] * 3

@@ -21,9 +21,10 @@ def set_algorithm(name: str) -> None:
     Parameters
     ----------
     name : {"auto", "direct"}
-        "auto" takes Winograd's F(4x4, 3x3) where it is faster: for float32, 3x3 filters at stride 1
-        and 16 channels or more. Its error stays within 1e-4 of the output's rms. "direct" sums
-        products in their order, everywhere.
+        "auto" takes Winograd's algorithm where it is faster: for float32, F(4x4, 3x3) for 3x3 filters
+        at stride 1 and 16 channels or more, and F(4, 3) to F(4, 5) along the rows where at most 8
+        channels come out. Its error stays within 1e-4 of the output's rms. "direct" sums products in
+        their order, everywhere.
     """
     global _direct
     if name not in ("auto", "direct"):

@@ -24,6 +24,8 @@ cdef class ConvPlan:
     cdef WinogradFilter fast_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
+    cdef LineWide wide_y, wide_dx
+    cdef bint line_y, line_dx       # Winograd along the rows
     cdef bint winograd_y, winograd_dx, winograd_dw, depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
@@ -36,10 +38,15 @@ cdef class ConvPlan:
         self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
         self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
         self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
+        self.line_y = not direct and not self.winograd_y and line_wide_pays(
+            x, y, groups, stride, (1, 1), self.phases_y())
+        self.line_dx = not direct and not self.winograd_dx and line_wide_pays(
+            y, x, groups, (1, 1), stride, self.phases_dx())
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
-        chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw}
+        chosen = {"y": self.winograd_y or self.line_y, "dx": self.winograd_dx or self.line_dx,
+                  "dw": self.winograd_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
         return "winograd" if chosen[direction] else "direct"
@@ -99,6 +106,10 @@ cdef class ConvPlan:
             self.fast_y = Winograd(self.x, self.y, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
             return
+        if self.line_y and self.wide_y is None:
+            self.wide_y = LineWide(self.plan_y())
+        if self.line_y and self.wide_y.run(x, w, b, relu, y, num_threads):
+            return
         if self.depthwise:
             if self.depthwise_y is None:
                 self.depthwise_y = DepthwiseGather(self.x, self.y, self.stride, (1, 1),
@@ -118,6 +129,10 @@ cdef class ConvPlan:
             self.depthwise_dx = DepthwiseGather(self.y, self.x, (1, 1), self.stride,
                                                 self.phases_dx(), True)
         if self.splits and self.depthwise_dx.run(dy, w, NULL, False, dx, num_threads):
+            return
+        if self.line_dx and self.wide_dx is None:
+            self.wide_dx = LineWide(self.plan_dx())
+        if self.line_dx and self.wide_dx.run(dy, w, NULL, False, dx, num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
