@@ -130,6 +130,11 @@ class Winograd:
     def work(self) -> int: ...
 
 @final
+class LineWide:
+    @property
+    def work(self) -> int: ...
+
+@final
 class WinogradFilter:
     @property
     def work(self) -> int: ...

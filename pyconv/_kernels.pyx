@@ -21,6 +21,8 @@ include "kernels/winograd_filter.pxi"  # dw of them
 include "kernels/line_tile.pxi"    # the same along rows alone, for other filters: its tiles
 include "kernels/line.pxi"         # and y and dx by them
 include "kernels/winograd_row.pxi"  # dw of others, along the rows only
+include "kernels/line_wide_tile.pxi"  # transforms and tiles of Winograd along the rows
+include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
 include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling

@@ -26,7 +26,8 @@ cdef class ConvPlan:
     cdef RowWinogradFilter row_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, rows_dw
+    cdef LineWide wide_y, wide_dx
+    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
@@ -44,12 +45,17 @@ cdef class ConvPlan:
             x, y, w, stride, dilation, groups, False)
         self.lined_dx = fits and not self.winograd_dx and line_pays(
             y, x, w, stride, dilation, groups, True)
+        self.few_y = not direct and not self.winograd_y and line_wide_pays(
+            x, y, groups, stride, (1, 1), self.phases_y())
+        self.few_dx = not direct and not self.winograd_dx and line_wide_pays(
+            y, x, groups, (1, 1), stride, self.phases_dx())
         self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
                         and rows_pay(x, y, w, stride, groups))
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
-        chosen = {"y": self.winograd_y or self.lined_y, "dx": self.winograd_dx or self.lined_dx,
+        chosen = {"y": self.winograd_y or self.lined_y or self.few_y,
+                  "dx": self.winograd_dx or self.lined_dx or self.few_dx,
                   "dw": self.winograd_dw or self.rows_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
@@ -126,6 +132,10 @@ cdef class ConvPlan:
             self.line_y = self.plan_line_y()
         if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
             return
+        if self.few_y and self.wide_y is None:
+            self.wide_y = LineWide(self.plan_y())
+        if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads):
+            return
         if self.depthwise:
             if self.depthwise_y is None:
                 self.depthwise_y = DepthwiseGather(self.x, self.y, self.stride, (1, 1),
@@ -151,6 +161,10 @@ cdef class ConvPlan:
             self.depthwise_dx = DepthwiseGather(self.y, self.x, (1, 1), self.stride,
                                                 self.phases_dx(), True)
         if self.splits and self.depthwise_dx.run(dy, w, b, relu, dx, num_threads):
+            return
+        if self.few_dx and self.wide_dx is None:
+            self.wide_dx = LineWide(self.plan_dx())
+        if self.few_dx and self.wide_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()

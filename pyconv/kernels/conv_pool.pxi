@@ -1,10 +1,10 @@
 # Convolution, bias, ReLU and max pooling as one: only the winners and their places are kept.
 #
 # A work item computes the convolution's rows that a band of pooled rows needs, in its thread's
-# workspace, and pools them there. Where Winograd computes the convolution, which knows tiles and no
-# rows, its output goes to a workspace as a whole. Going back, only the winners had a say: one
-# position in 64 for an 8x8 pool. Where that is cheaper than the dense kernels, dw and dx are sums over
-# the winners; elsewhere dy is spread over a workspace first.
+# workspace, and pools them there. Where F(4x4, 3x3) computes the convolution, which knows tiles and no
+# rows, its output goes to a workspace as a whole; Winograd along the rows does know them. Going back,
+# only the winners had a say: one position in 64 for an 8x8 pool. Where that is cheaper than the dense
+# kernels, dw and dx are sums over the winners; elsewhere dy is spread over a workspace first.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
@@ -141,6 +141,30 @@ cdef void spread_tile_back_of(
             spread_tile_back(1, 1, winners, count, w, w_row, lanes, dx, line)
 
 
+cdef inline void max_pixels(
+    const real* z, Py_ssize_t pixels, Py_ssize_t pixel, Py_ssize_t rows, Py_ssize_t line,
+    Py_ssize_t place, Py_ssize_t place_row, vec* best, ivec* where,
+) noexcept nogil:
+    """The maximum of a vector of windows of rows x pixels, and its place: 1 more a pixel. No NaN."""
+    cdef Py_ssize_t h, i
+    cdef vec v, m, most
+    cdef ivec take, j, at
+    for i in range(pixels):
+        m, j = (<const vec*> (z + i * pixel))[0], ivec_set(place + i)
+        for h in range(1, rows):
+            v = (<const vec*> (z + i * pixel + h * line))[0]
+            take = exceeds(v, m)
+            m = vec_where(take, v, m)
+            j = ivec_where(take, ivec_set(place + i + h * place_row), j)
+        if i == 0:
+            most, at = m, j
+        else:
+            take = exceeds_at(m, j, most, at)
+            most = vec_where(take, m, most)
+            at = ivec_where(take, j, at)
+    best[0], where[0] = most, at
+
+
 cdef class ConvPoolPlan:
     """A convolution followed by max pooling: geometry, work items, workspaces.
 
@@ -159,8 +183,12 @@ cdef class ConvPoolPlan:
     cdef Gather gather
     cdef ConvPlan conv                             # Winograd, and the dense gradients
     cdef readonly bint sparse                      # whether to sum over the winners
+    cdef LineWide line                             # Winograd along the rows, or None
     cdef Workspace whole_z
     cdef Py_ssize_t N, H, W, C, K, KH, KW, stride_h, stride_w, top, left
+    cdef Py_ssize_t line_plane, line_slot          # of z in quads; a thread's workspace
+    cdef Py_ssize_t inner                          # neighbours in a quad that are always in one window
+    cdef Window across                             # of a row of so much shorter
     cdef Py_ssize_t band, bands, z_rows, z_size, slot, run, run_padded, padded_w, padded_size, parts
     cdef Py_ssize_t row_factor
     cdef Workspace scratch, partials, transposed
@@ -192,6 +220,18 @@ cdef class ConvPoolPlan:
         self.slot = self.gather.area + (self.z_size + 63) // 64 * 64 + (
             max_scratch(&self.g) // <Py_ssize_t> sizeof(real)
             + 2 * self.K * (self.gather.planar + VL) + 64)
+        if self.conv.few_y:
+            self.line = LineWide(self.gather)
+            self.inner, self.across = 1, self.g
+            if self.g.left == 0 and self.g.KW == self.g.stride_w and self.g.OW * self.g.KW <= self.g.W:
+                self.inner = 4 if self.g.KW % 4 == 0 else 2 if self.g.KW % 2 == 0 else 1
+                self.across.W //= self.inner
+                self.across.KW //= self.inner
+                self.across.stride_w //= self.inner
+            self.line_plane = (self.z_rows * self.line.v_row + 2 * VL) // VL * VL
+            self.line_slot = (
+                self.line.area + (TILE * self.K + VL) * (self.line_plane + 2 * self.line.v_row + 2 * VL)
+                + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 64)
         # The cost of a winner, in cycles: a run of (kw, c) is a few vectors, read, added, written.
         # The dense kernels spend a multiply-add on every position of the window, 22 of them in a
         # cycle (32 at the peak); Winograd does the work of 50.
@@ -230,7 +270,7 @@ cdef class ConvPoolPlan:
                  int32_t* indices, int num_threads):
         if self.conv.winograd_y or self.conv.lined_y:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
-        else:
+        elif not (self.conv.few_y and self.run_line(x, w, b, relu, y, indices, num_threads)):
             self.run_fused(x, w, b, relu, y, indices, num_threads)
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
@@ -261,6 +301,83 @@ cdef class ConvPoolPlan:
         for item in prange(self.N * self.bands, schedule="dynamic", num_threads=threads,
                            nogil=True):
             self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
+
+    cdef bint run_line(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                       int32_t* indices, int num_threads) except -1:
+        """By Winograd along the rows; False if all must be computed directly."""
+        cdef Py_ssize_t item
+        cdef int threads = self.gather.threads(num_threads)
+        cdef real* packed = self.line.pack(w)
+        cdef real* bias = self.line.pack_bias(b)
+        cdef real* scratch = self.scratch.take(threads * self.line_slot)
+        self.line.spoiled = False
+        for item in prange(self.N * self.bands, schedule="dynamic", num_threads=threads,
+                           nogil=True):
+            self.line_item(x, packed, bias, relu, y, indices,
+                           scratch + threadid() * self.line_slot, item)
+        return not self.line.spoiled
+
+    cdef void line_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
+        """A band of pooled rows of one image."""
+        cdef Window* g = &self.g
+        cdef Py_ssize_t n = item // self.bands, size = self.H * self.W * self.C
+        cdef Py_ssize_t first = item % self.bands * self.band
+        cdef Py_ssize_t end = min(first + self.band, g.OH)
+        cdef Py_ssize_t q0 = max(0, first * g.stride_h - g.top)
+        cdef Py_ssize_t q1 = min(g.H, (end - 1) * g.stride_h - g.top + g.KH)
+        cdef Py_ssize_t q = q0, p, at
+        cdef real* z = scratch + self.line.area
+        while q < q1:
+            if self.line.run_rows(
+                    x + n * size, x + self.N * size, packed, b, False, scratch, q,
+                    min(self.line.band, q1 - q), NULL, z + (q - q0) * self.line.v_row,
+                    self.line_plane):
+                self.line.spoiled = True
+            q += self.line.band
+        for p in range(first, end):
+            at = (n * g.OH + p) * g.OW * self.K
+            self.max_line_row(z - q0 * self.line.v_row, y + at, indices + at, p,
+                              <char*> (z + (TILE * self.K + VL) * self.line_plane))
+            if relu:
+                cut_losers(y + at, indices + at, g.OW * self.K)
+
+    cdef void max_line_row(self, const real* z, real* y, int32_t* indices, Py_ssize_t p,
+                           char* scratch) noexcept nogil:
+        """One row of outputs from planes of quads: down the columns, then as `max_row`.
+
+        `inner` pixels of a quad that belong to the same window become one before that. NaN can only
+        come from the bias, and then is everywhere: so it need not be looked for.
+        """
+        cdef Row row = row_in(&self.g, scratch)
+        cdef Span rows = rows_of(&self.g, p)
+        cdef Py_ssize_t vectors = (self.line.v_row + VL - 1) // VL
+        cdef Py_ssize_t planes = TILE // self.inner * self.K, i = 0, v, o, k, line = self.line.v_row
+        cdef vec* best = <vec*> (scratch + max_scratch(&self.g))
+        cdef ivec* where = <ivec*> (best + (planes + VL) * vectors)
+        # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
+        cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
+        z += rows.start * line
+        for o in range(TILE // self.inner):
+            for k in range(self.K):
+                for v in range(vectors):
+                    max_pixels(z + (o * self.inner * self.K + k) * self.line_plane + v * VL, self.inner,
+                               self.K * self.line_plane, rows.count, line,
+                               rows.start * self.g.W + o * (self.inner - counted), self.g.W,
+                               best + i, where + i)
+                    where[i] = where[i] + (ivec_set(v * VL) + lane_numbers()) * ivec_set(
+                        TILE - counted * TILE // self.inner)
+                    i += 1
+        if counted:
+            join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
+            join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
+            max_across(&self.across, &row, y, indices)
+        else:
+            join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
+            memcpy(y, row.y, self.g.OW * self.K * sizeof(real))
+            join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.places)
+            for i in range(self.g.OW * self.K):
+                indices[i] = <int32_t> row.places[i]
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:

@@ -47,14 +47,23 @@ cdef extern from *:
         for (int l = 0; l < VL; l++) lane[l] = l;
         return (vec) ((ivec) a & (ivec) (lane < (whole) count));
     }
-    /* Rows and columns of VL vectors change places: blocks of 1, 2, 4, ... lanes across the diagonal. */
+    /* Rows and columns of VL vectors change places: first inside blocks of 16 bytes, where shuffles
+       are cheapest, then the blocks do. Of rows i and i + s, one gets what comes first of both. */
     static inline __attribute__((always_inline)) void transpose(vec* rows) {
+        const int block = 16 / sizeof(real);
         ivec lane, low, high;
         for (int l = 0; l < VL; l++) lane[l] = l;
         _Pragma("GCC unroll 4")
-        for (int s = 1; s < VL; s *= 2) {
-            low = ivec_where((ivec) ((lane & s) == 0), lane, lane - s + VL);
-            high = ivec_where((ivec) ((lane & s) == 0), lane + s, lane + VL);
+        for (int round = 1; round < VL; round *= 2) {
+            const int s = round < block ? block / 2 / round : round;
+            if (round < block) {  /* numbers of both halves of a block take turns */
+                low = (lane & -block) + ((lane & (block - 1)) >> 1) + (lane & 1) * (int) VL;
+                high = low + block / 2;
+            } else {              /* even blocks of both rows, and odd ones */
+                low = (lane & (block - 1)) + 2 * (lane & (int) (VL / 2 - block))
+                    + 2 * (lane & (int) (VL / 2));
+                high = low + block;
+            }
             _Pragma("GCC unroll 16")
             for (int i = 0; i < VL; i++) {
                 if (i & s) continue;
@@ -77,6 +86,11 @@ cdef extern from *:
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
     #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
+    /* Both for numbers that are not NaN. */
+    static inline __attribute__((always_inline)) ivec exceeds(vec v, vec m) { return (ivec) (v > m); }
+    static inline __attribute__((always_inline)) ivec exceeds_at(vec v, ivec i, vec m, ivec j) {
+        return (ivec) (v > m) | ((ivec) (v == m) & (ivec) (i < j));
+    }
     typedef int32_t int32_vec __attribute__((
         vector_size(VEC_BYTES * 4 / sizeof(real)), aligned(4), may_alias));
     static inline __attribute__((always_inline)) void store_int32(int32_t* to, ivec a) {
@@ -87,6 +101,11 @@ cdef extern from *:
     }
     static inline __attribute__((always_inline)) ivec ivec_equal(ivec a, ivec b) {
         return (ivec) (a == b);
+    }
+    static inline __attribute__((always_inline)) ivec lane_numbers(void) {
+        ivec lane;
+        for (int l = 0; l < VL; l++) lane[l] = l;
+        return lane;
     }
     static inline __attribute__((always_inline)) ivec lanes_before(Py_ssize_t count) {
         ivec lane;
@@ -116,10 +135,13 @@ cdef extern from *:
     vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil
+    ivec lane_numbers() noexcept nogil
     ivec lanes_before(Py_ssize_t count) noexcept nogil
     ivec ivec_equal(ivec a, ivec b) noexcept nogil
     ivec load_int32(const int32_t* p) noexcept nogil
     void store_int32(int32_t* p, ivec a) noexcept nogil
+    ivec exceeds(vec v, vec m) noexcept nogil
+    ivec exceeds_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     void prefetch_later(const void* p) noexcept nogil

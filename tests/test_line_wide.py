@@ -1,0 +1,183 @@
+"""Winograd along the rows, F(4, KW), for few output channels; F(4x4, 3x3) is in test_winograd.py."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import pyconv
+from pyconv import _dispatch
+
+KERNELS = _dispatch.available_kernels()
+WIDE = [isa for isa in KERNELS if isa != "baseline"] or KERNELS
+
+# x shape, w shape, ((top, bottom), (left, right)), stride, dilation, directions that take it
+SHAPES = [
+    ((3, 64, 64, 3), (4, 4, 3, 8), ((1, 2), (1, 2)), (1, 1), (1, 1), "y dx"),
+    ((3, 28, 28, 1), (5, 5, 1, 6), ((2, 2), (2, 2)), (1, 1), (1, 1), "y dx"),
+    ((3, 14, 14, 6), (5, 5, 6, 16), ((0, 0), (0, 0)), (1, 1), (1, 1), "dx"),
+    ((2, 21, 32, 3), (3, 3, 3, 32), ((1, 1), (1, 1)), (1, 1), (1, 1), "dx"),
+    ((2, 28, 31, 3), (7, 7, 3, 33), ((3, 3), (3, 3)), (2, 2), (1, 1), "dx"),
+    ((2, 26, 27, 5), (3, 5, 5, 4), ((0, 2), (3, 0)), (1, 1), (2, 1), "y dx"),
+    ((2, 24, 25, 4), (3, 3, 4, 7), ((1, 1), (0, 0)), (2, 1), (1, 1), "dx"),
+    ((1, 20, 17, 2), (1, 3, 2, 5), ((0, 0), (4, 4)), (1, 1), (1, 1), "y dx"),
+    ((5, 9, 8, 67), (3, 3, 67, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), "y"),  # chunks of channels
+    ((1, 300, 9, 2), (2, 4, 2, 2), ((0, 1), (1, 2)), (1, 1), (1, 1), "y dx"),
+    *(((2, 12, width, 3), (3, 3 + width % 3, 3, 1 + width % 8), ((1, 1), (1, 1)), (1, 1), (1, 1), "y")
+      for width in range(14, 40)),
+]
+
+
+class Case:
+    """One convolution with random arrays, run by the kernels of one instruction set."""
+
+    def __init__(self, x, w, pads, stride, dilation, directions, seed=0):
+        self.pads, self.stride, self.dilation = pads, stride, dilation
+        self.directions = directions.split()
+        OH, OW = ((n + sum(pad) - (k - 1) * d - 1) // s + 1 for n, pad, k, d, s in
+                  zip(x[1:3], pads, w[:2], dilation, stride, strict=True))
+        rng = np.random.default_rng(seed)
+        self.x, self.w, self.b, self.dy = (
+            rng.standard_normal(shape).astype(np.float32)
+            for shape in (x, w, w[3:], (x[0], OH, OW, w[3]))
+        )
+
+    def plan(self, isa, direct=False):
+        return _dispatch.Kernels(isa).modules["f"].ConvPlan(
+            self.x.shape, self.w.shape, self.dy.shape, self.stride, self.dilation,
+            (self.pads[0][0], self.pads[1][0]), 1, direct,
+        )
+
+    def run(self, plan, threads=2, relu=False):
+        """Those of y and dx that are computed so."""
+        y, dx = np.full_like(self.dy, 7), np.full_like(self.x, 7)
+        plan.forward(self.x, self.w, self.b, relu, y, threads)
+        plan.backward(self.dy, self.x, self.w, dx, None, None, threads)
+        return [{"y": y, "dx": dx}[direction] for direction in self.directions]
+
+    def reference(self):
+        """The same as float64 sums."""
+        x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
+        padded = np.pad(x, ((0, 0), *self.pads, (0, 0)))
+        y, dpadded = b + np.zeros(dy.shape), np.zeros(padded.shape)
+        for tap in np.ndindex(w.shape[:2]):
+            window = (slice(None), *(
+                slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in
+                zip(tap, self.dilation, dy.shape[1:3], self.stride, strict=True)))
+            y += padded[window] @ w[tap]
+            dpadded[window] += dy @ w[tap].T
+        (top, _), (left, _) = self.pads
+        dx = dpadded[:, top:top + x.shape[1], left:left + x.shape[2]]
+        return [{"y": y, "dx": dx}[direction] for direction in self.directions]
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_error_is_within_the_rule(shape, isa):
+    case = Case(*shape)
+    plan = case.plan(isa)
+    assert [plan.algorithm(d) for d in case.directions] == ["winograd"] * len(case.directions)
+    for got, want in zip(case.run(plan), case.reference(), strict=True):
+        assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
+    case = Case(*shape)
+    results = [case.run(case.plan(isa), threads) for isa in WIDE for threads in (1, 2, 3, 8)]
+    for result in results[1:]:
+        for got, want in zip(result, results[0], strict=True):
+            assert got.tobytes() == want.tobytes()
+
+
+def test_a_plan_gives_the_same_bits_again():
+    case, other = (Case(*SHAPES[5], seed) for seed in (0, 1))
+    plan = case.plan(KERNELS[0])
+    first = case.run(plan)
+    other.x[0, 5, 5, 0] = np.nan
+    other.run(plan)
+    for got, want in zip(case.run(plan), first, strict=True):
+        assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[5]], ids=str)
+def test_relu(shape):
+    case = Case(*shape)
+    plan = case.plan(KERNELS[0])
+    y = case.run(plan)[0]
+    assert_array_equal(case.run(plan, relu=True)[0], np.maximum(y, 0))
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
+def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
+    for seed, shape in enumerate((*SHAPES[1:9], SHAPES[1])):
+        case = Case(*shape, seed)
+        array = getattr(case, name)
+        array.flat[np.random.default_rng(seed).integers(array.size)] = value
+        direct = case.run(case.plan(isa, direct=True))
+        for got, want in zip(case.run(case.plan(isa)), direct, strict=True):
+            assert_array_equal(np.isnan(got), np.isnan(want))
+            infinite = np.isinf(want)
+            assert_array_equal(np.isinf(got), infinite)
+            assert_array_equal(got[infinite], want[infinite])
+
+
+def test_only_where_it_pays_and_not_when_refused():
+    def algorithms(x, w, stride=(1, 1), dilation=(1, 1), groups=1, dtype="f", direct=False):
+        y = (x[0], x[1] // stride[0], x[2] // stride[1], w[3])
+        plan = _dispatch.active.modules[dtype].ConvPlan(
+            x, w, y, stride, dilation, (1, 1), groups, direct)
+        return [plan.algorithm(d) for d in ("y", "dx", "dw")]
+
+    x, w = (4, 16, 16, 4), (3, 3, 4, 8)
+    assert algorithms(x, w) == ["winograd", "winograd", "direct"]
+    assert algorithms(x, (3, 3, 4, 9)) == ["direct", "winograd", "direct"]
+    assert algorithms((4, 16, 16, 9), (3, 3, 9, 8)) == ["winograd", "direct", "direct"]
+    assert algorithms(x, w, stride=(2, 1)) == ["direct", "winograd", "direct"]
+    assert algorithms(x, w, dilation=(2, 1)) == ["winograd", "winograd", "direct"]
+    for refused in (
+        algorithms(x, w, direct=True), algorithms(x, w, dtype="d"),
+        algorithms(x, w, stride=(1, 2)), algorithms(x, w, dilation=(1, 2)),
+        algorithms(x, (3, 3, 2, 8), groups=2), algorithms(x, (3, 2, 4, 8)),
+        algorithms(x, (3, 6, 4, 8)), algorithms((64, 16, 7, 4), w), algorithms((1, 15, 17, 4), w),
+        algorithms((4, 16, 16, 1), (3, 3, 1, 2)),
+    ):
+        assert refused == ["direct"] * 3
+
+
+# ------------------------------------------------------------- with ReLU and max pooling in one kernel
+
+POOLED = {
+    "signs-1": ((3, 64, 64, 3), (4, 4, 3, 8), 8, {"padding": "same"}),
+    "lenet-1": ((2, 28, 28, 1), (5, 5, 1, 6), 2, {"padding": "same"}),
+    "overlapping": ((2, 17, 25, 4), (3, 3, 4, 3), (3, 5),
+                    {"pool_stride": (2, 3), "pool_padding": 1}),
+    "many-channels": ((1, 40, 41, 33), (3, 4, 33, 5), (7, 3), {}),
+    "tall": ((1, 200, 11, 2), (3, 3, 2, 8), (90, 2), {"padding": 1}),
+}
+
+
+def apart(x, w, b, window, options):
+    """Convolution with ReLU, then pooling; the winners are -1 where ReLU cut them off."""
+    conv = {name: value for name, value in options.items() if not name.startswith("pool")}
+    pool = {name[5:]: value for name, value in options.items() if name.startswith("pool")}
+    z = pyconv.conv2d(x, w, b, activation="relu", **conv)
+    y, indices = pyconv.max_pool2d(z, window, return_indices=True, **pool)
+    return y, np.where(y <= 0, -1, indices)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("name", POOLED)
+def test_pooled_equals_the_operations_apart(name, isa, num_threads, rng):
+    x_shape, w_shape, window, options = POOLED[name]
+    assert pyconv.conv2d_algorithm(
+        x_shape, w_shape, padding=options.get("padding", "valid")) == "winograd"
+    x, w, b = (rng.standard_normal(shape).astype(np.float32)
+               for shape in (x_shape, w_shape, w_shape[3:]))
+    for value in (x[0, 0, 0, 0], np.nan, np.inf):
+        x[0, x_shape[1] // 2, 7, 0] = value
+        y, indices = pyconv.conv2d_max_pool2d(
+            x, w, b, window, activation="relu", num_threads=num_threads, **options)
+        for got, want in zip((y, indices), apart(x, w, b, window, options), strict=True):
+            assert_array_equal(got, want)
