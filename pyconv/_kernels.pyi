@@ -105,12 +105,22 @@ class Gather:
     def work(self) -> int: ...
 
 @final
+class Line:
+    @property
+    def work(self) -> int: ...
+
+@final
 class Reduce:
     @property
     def work(self) -> int: ...
 
 @final
 class WideReduce:
+    @property
+    def work(self) -> int: ...
+
+@final
+class RowWinogradFilter:
     @property
     def work(self) -> int: ...
 

@@ -18,6 +18,9 @@ include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
+include "kernels/line_tile.pxi"    # the same along rows alone, for other filters: its tiles
+include "kernels/line.pxi"         # and y and dx by them
+include "kernels/winograd_row.pxi"  # dw of others, along the rows only
 include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling

@@ -235,7 +235,8 @@ def test_threads_prints_what_more_threads_bring(tmp_path, capsys):
     (["--direction", "sideways"], "argument --direction: unknown sideways; expected some of "),
     (["--threads", "0"], "argument --threads: '0' is not an integer >= 1"),
     (["--threads", "two"], "argument --threads: 'two' is"), (["--rounds", "-1"], "argument --rounds"),
-    (["--peer", "torch,abacus"], "argument --peer: unknown abacus; expected some of torch, keras, onnxruntime, openvino, ncnn"),
+    (["--peer", "torch,abacus"], "argument --peer: unknown abacus; expected some of torch, keras, "
+                                 "onnxruntime, openvino, ncnn"),
 ])
 def test_wrong_usage_is_one_line_and_status_2(capsys, wrong, message):
     with pytest.raises(SystemExit) as stopped:

@@ -153,6 +153,25 @@ def test_batches(N, dtype, isa):
         check(case, dtype, num_threads)
 
 
+@pytest.mark.parametrize("N", [1, 2, 11, 12, 13])
+def test_filters_as_large_as_the_image(N, dtype, isa):  # few outputs: weights are not packed
+    for C_out, groups in ((5, 1), (16, 1), (33, 1), (64, 1), (70, 2), (96, 2)):
+        name, options = f"{N} x {C_out} outputs, {groups} groups", {"groups": groups}
+        case = Conv(name, (N, 2, 3, 6 * groups), (2, 3), C_out, options)
+        for num_threads in THREADS:
+            check(case, dtype, num_threads)
+
+
+@pytest.mark.parametrize("stride", [2, (1, 3), (3, 2)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_strides_that_leave_pixels_out(stride, groups, dtype, isa):  # dx is zero there
+    for kernel in ((1, 1), (1, 2)):
+        options = {"stride": stride, "groups": groups}
+        case = Conv(f"{kernel}, {options}", (2, 8, 9, 34 * groups), kernel, 10 * groups, options)
+        for num_threads in THREADS:
+            check(case, dtype, num_threads)
+
+
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_layers_of_real_networks(case, dtype, isa, direct):
     for num_threads in THREADS:

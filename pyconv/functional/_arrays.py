@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ..geometry import integer
 
 Array = NDArray[Any]
+# Bytes; larger outputs start at a cache line, which NumPy's own do not: a vector of 64 bytes that
+# crosses lines takes two stores. On 25 MB that is a tenth of the time of a 1x1 convolution.
+_ALIGNED = 262_144
 
 
 def as_real(value: Any, where: str, name: str, like: Array | None = None) -> Array:
@@ -49,19 +52,25 @@ def of_shape(value: Any, shape: tuple[int, ...], where: str, name: str, like: Ar
 
 def empty(shape: tuple[int, ...], dtype: Any, where: str) -> Array:
     """A new array, or MemoryError if this machine cannot hold it (Linux would say yes, and kill)."""
-    demand_memory(shape, dtype, f"{where}: an output")
-    return np.empty(shape, dtype)
+    size = demand_memory(shape, dtype, f"{where}: an output")
+    if size < _ALIGNED:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64
+    return np.ndarray(shape, dtype, memory, start)
 
 
-def demand_memory(shape: tuple[int, ...], dtype: Any, what: str) -> None:
+def demand_memory(shape: tuple[int, ...], dtype: Any, what: str) -> int:
+    """The bytes of an array, or MemoryError if this machine cannot hold it."""
     size = np.dtype(dtype).itemsize
     for length in shape:
         size *= length
-    if size >= 2**30 and (memory := _memory()) is not None and size > memory:
+    if size >= 2**30 and (left := _memory()) is not None and size > left:
         raise MemoryError(
             f"{what} of shape {shape} takes {size / 2**30:.1f} GiB; this machine has "
-            f"{memory / 2**30:.1f} GiB of memory left. Use a smaller batch"
+            f"{left / 2**30:.1f} GiB of memory left. Use a smaller batch"
         )
+    return size
 
 
 def demand_int32(shape: tuple[int, ...], where: str, what: str) -> None:

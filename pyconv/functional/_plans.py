@@ -21,8 +21,9 @@ def set_algorithm(name: str) -> None:
     Parameters
     ----------
     name : {"auto", "direct"}
-        "auto" takes Winograd's F(4x4, 3x3) where it is faster: for float32, 3x3 filters at stride 1
-        and 16 channels or more. Its error stays within 1e-4 of the output's rms. "direct" sums
+        "auto" takes Winograd's algorithm where it is faster, for float32: F(4x4, 3x3) for 3x3
+        filters at stride 1 and 16 channels or more, F(4, r) along the rows for most others with
+        more than 8 output channels, and their filter gradients. Its error stays within 1e-4 of the output's rms. "direct" sums
         products in their order, everywhere.
     """
     global _direct

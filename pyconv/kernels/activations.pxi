@@ -87,14 +87,6 @@ cdef extern from *:
     void philox_16(uint64_t first, uint64_t key, uint32_t[16]* word) noexcept nogil
 
 
-cdef inline inlined store_part(real* p, vec a, Py_ssize_t count) noexcept nogil:
-    """The first `count` lanes, at most VL."""
-    if count >= VL:
-        (<vec*> p)[0] = a
-    else:
-        memcpy(p, &a, count * sizeof(real))
-
-
 cdef inline inlined activate_span(const int kind, real a, const real* x, real* y,
                                   Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t i = 0

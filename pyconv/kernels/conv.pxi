@@ -21,10 +21,13 @@ cdef class ConvPlan:
     cdef Reduce to_dw, to_db  # to_db: of the transposed convolution
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
+    cdef Line line_y, line_dx
     cdef WinogradFilter fast_dw
+    cdef RowWinogradFilter row_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, depthwise, splits  # splits: depthwise for dx too
+    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, rows_dw
+    cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
@@ -36,10 +39,18 @@ cdef class ConvPlan:
         self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
         self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
         self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
+        fits = not direct and not self.depthwise
+        self.lined_y = fits and not self.winograd_y and line_pays(
+            x, y, w, stride, dilation, groups, False)
+        self.lined_dx = fits and not self.winograd_dx and line_pays(
+            y, x, w, stride, dilation, groups, True)
+        self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
+                        and rows_pay(x, y, w, stride, groups))
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
-        chosen = {"y": self.winograd_y, "dx": self.winograd_dx, "dw": self.winograd_dw}
+        chosen = {"y": self.winograd_y or self.lined_y, "dx": self.winograd_dx or self.lined_dx,
+                  "dw": self.winograd_dw or self.rows_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
         return "winograd" if chosen[direction] else "direct"
@@ -83,6 +94,18 @@ cdef class ConvPlan:
         return Gather(self.y, self.x, self.groups, (1, 1), self.stride, self.phases_dx(),
                       (C_group * K, 1, K, K // self.groups), True)
 
+    cdef Line plan_line_y(self):
+        C_group, K = self.w[2:]
+        d = self.dilation[1]
+        return Line(self.x, self.y, self.groups, (self.stride[0], self.stride[1] * d), (1, d),
+                    spread_columns(self.phases_y(), d), (C_group * K, K, 1, K // self.groups))
+
+    cdef Line plan_line_dx(self):
+        C_group, K = self.w[2:]
+        d = self.dilation[1]
+        return Line(self.y, self.x, self.groups, (1, d), (self.stride[0], self.stride[1] * d),
+                    spread_columns(self.phases_dx(), d), (C_group * K, 1, K, K // self.groups))
+
     cdef plan_dw(self):
         """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""
         KH, KW, C, K = self.w
@@ -98,6 +121,10 @@ cdef class ConvPlan:
         if self.winograd_y and self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
+            return
+        if self.lined_y and self.line_y is None:
+            self.line_y = self.plan_line_y()
+        if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
             return
         if self.depthwise:
             if self.depthwise_y is None:
@@ -115,6 +142,10 @@ cdef class ConvPlan:
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
         if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
+            return
+        if self.lined_dx and self.line_dx is None:
+            self.line_dx = self.plan_line_dx()
+        if self.lined_dx and self.line_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.splits and self.depthwise_dx is None:
             self.depthwise_dx = DepthwiseGather(self.y, self.x, (1, 1), self.stride,
@@ -136,6 +167,11 @@ cdef class ConvPlan:
                 self.depthwise_dw = DepthwiseReduce(self.x, self.y, self.w[:2], self.stride,
                                                     self.dilation, self.before)
             self.depthwise_dw.run(x, dy, dw, db, num_threads)
+            return
+        if self.rows_dw and self.row_dw is None:
+            self.row_dw = RowWinogradFilter(self.x, self.y, self.groups, self.w[:2], self.stride,
+                                            self.before)
+        if self.rows_dw and dw != NULL and self.row_dw.run_all(x, dy, dw, db, num_threads):
             return
         if self.to_dw is None and self.to_dw_wide is None:
             self.plan_dw()

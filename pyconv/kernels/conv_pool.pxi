@@ -19,6 +19,128 @@ cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil
         y[i] = 0 if y[i] <= 0 else y[i]
 
 
+cdef struct Winner:
+    Py_ssize_t at       # where its window starts in the padded input
+    real value          # its dy
+
+
+cdef enum:
+    WINNER_ROWS = 6     # of a window, of two vectors each: 12 sums in 16 registers
+
+
+cdef inline inlined winners_tile(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
+    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row,
+) noexcept nogil:
+    """dw[r] += sum over winners of their value * x[at + r * line], in registers."""
+    cdef vec acc[2 * WINNER_ROWS]
+    cdef vec a
+    cdef const real* p
+    cdef Py_ssize_t r, v, i
+    for r in range(rows):
+        for v in range(nv):
+            acc[r * nv + v] = (<const vec*> (dw + r * dw_row + v * VL))[0]
+    for i in range(count):
+        a, p = vec_set(winners[i].value), x + winners[i].at
+        for r in range(rows):
+            for v in range(nv):
+                acc[r * nv + v] = acc[r * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a
+    for r in range(rows):
+        for v in range(nv):
+            (<vec*> (dw + r * dw_row + v * VL))[0] = acc[r * nv + v]
+
+
+cdef inline inlined spread_tile_back(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
+    const real* w, Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line,
+) noexcept nogil:
+    """dx[at + r * line] += value * w[r] of each winner; `lanes` of the last vector."""
+    cdef vec kept[2 * WINNER_ROWS]
+    cdef vec a, product
+    cdef vec* to
+    cdef ivec inside = lanes_before(lanes)
+    cdef Py_ssize_t r, v, i
+    for r in range(rows):
+        for v in range(nv):
+            kept[r * nv + v] = (<const vec*> (w + r * w_row + v * VL))[0]
+    for i in range(count):
+        a = vec_set(winners[i].value)
+        for r in range(rows):
+            for v in range(nv):
+                to = <vec*> (dx + winners[i].at + r * line + v * VL)
+                product = kept[r * nv + v] * a
+                if v == nv - 1:
+                    # Behind the run is the next pixel; infinity * 0 must not reach it.
+                    product = vec_where(inside, product, vec_set(0))
+                to[0] = to[0] + product
+
+
+cdef void winners_tile_of(
+    Py_ssize_t rows, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
+    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row,
+) noexcept nogil:
+    """`winners_tile` of 1 to 6 rows and 1 or 2 vectors."""
+    if nv == 2:
+        if rows == 6:
+            winners_tile(6, 2, winners, count, x, line, dw, dw_row)
+        elif rows == 5:
+            winners_tile(5, 2, winners, count, x, line, dw, dw_row)
+        elif rows == 4:
+            winners_tile(4, 2, winners, count, x, line, dw, dw_row)
+        elif rows == 3:
+            winners_tile(3, 2, winners, count, x, line, dw, dw_row)
+        elif rows == 2:
+            winners_tile(2, 2, winners, count, x, line, dw, dw_row)
+        else:
+            winners_tile(1, 2, winners, count, x, line, dw, dw_row)
+    else:
+        if rows == 6:
+            winners_tile(6, 1, winners, count, x, line, dw, dw_row)
+        elif rows == 5:
+            winners_tile(5, 1, winners, count, x, line, dw, dw_row)
+        elif rows == 4:
+            winners_tile(4, 1, winners, count, x, line, dw, dw_row)
+        elif rows == 3:
+            winners_tile(3, 1, winners, count, x, line, dw, dw_row)
+        elif rows == 2:
+            winners_tile(2, 1, winners, count, x, line, dw, dw_row)
+        else:
+            winners_tile(1, 1, winners, count, x, line, dw, dw_row)
+
+
+cdef void spread_tile_back_of(
+    Py_ssize_t rows, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
+    const real* w, Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line,
+) noexcept nogil:
+    """`spread_tile_back` of 1 to 6 rows and 1 or 2 vectors."""
+    if nv == 2:
+        if rows == 6:
+            spread_tile_back(6, 2, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 5:
+            spread_tile_back(5, 2, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 4:
+            spread_tile_back(4, 2, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 3:
+            spread_tile_back(3, 2, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 2:
+            spread_tile_back(2, 2, winners, count, w, w_row, lanes, dx, line)
+        else:
+            spread_tile_back(1, 2, winners, count, w, w_row, lanes, dx, line)
+    else:
+        if rows == 6:
+            spread_tile_back(6, 1, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 5:
+            spread_tile_back(5, 1, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 4:
+            spread_tile_back(4, 1, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 3:
+            spread_tile_back(3, 1, winners, count, w, w_row, lanes, dx, line)
+        elif rows == 2:
+            spread_tile_back(2, 1, winners, count, w, w_row, lanes, dx, line)
+        else:
+            spread_tile_back(1, 1, winners, count, w, w_row, lanes, dx, line)
+
+
 cdef class ConvPoolPlan:
     """A convolution followed by max pooling: geometry, work items, workspaces.
 
@@ -40,6 +162,7 @@ cdef class ConvPoolPlan:
     cdef Workspace whole_z
     cdef Py_ssize_t N, H, W, C, K, KH, KW, stride_h, stride_w, top, left
     cdef Py_ssize_t band, bands, z_rows, z_size, slot, run, run_padded, padded_w, padded_size, parts
+    cdef Py_ssize_t row_factor
     cdef Workspace scratch, partials, transposed
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple dilation,
@@ -79,9 +202,12 @@ cdef class ConvPoolPlan:
         area = window[0] * window[1]
         self.sparse = (
             groups == 1 and dilation == (1, 1) and self.padded_size < 262_144
-            and area * self.KH * self.run > (50 if self.conv.winograd_dw else 22) * (
+            and area * self.KH * self.run > (
+                50 if self.conv.winograd_dw or self.conv.rows_dw else 22) * (
                 10 + 3 * self.KH * (self.run_padded // 16) // 2))
         self.parts = max(1, min(ITEMS, self.N))
+        # place * row_factor >> 40 is place // W, exactly as long as place * W < 2^40.
+        self.row_factor = ((<Py_ssize_t> 1 << 40) + self.g.W - 1) // self.g.W
 
     cdef Py_ssize_t conv_rows(self):
         """Rows of the convolution that a band of pooled rows needs."""
@@ -102,7 +228,7 @@ cdef class ConvPoolPlan:
 
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
-        if self.conv.winograd_y:
+        if self.conv.winograd_y or self.conv.lined_y:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
         else:
             self.run_fused(x, w, b, relu, y, indices, num_threads)
@@ -220,7 +346,9 @@ cdef class ConvPoolPlan:
     cdef run_sparse(self, const real* dy, const int32_t* indices, const real* x, const real* w,
                     real* dx, real* dw, real* db, int num_threads):
         cdef Py_ssize_t part, size = self.K * self.KH * self.run_padded + (self.K + 15) // 16 * 16
-        cdef Py_ssize_t slot = (self.padded_size + 15) // 16 * 16
+        # An image of x, one of dx, and the winners of a channel: two or four numbers each.
+        cdef Py_ssize_t slot = (self.padded_size + 15) // 16 * 32 + 16 + (
+            (self.g.OH * self.g.OW + 1) * <Py_ssize_t> (sizeof(Winner) // sizeof(real)))
         cdef int threads = self.gather.threads(num_threads)
         cdef real* sums = self.partials.take(self.parts * size)
         cdef real* scratch = self.scratch.take(threads * slot)
@@ -247,88 +375,92 @@ cdef class ConvPoolPlan:
         """A fixed range of images: their dx, and their share of dw and db."""
         cdef Py_ssize_t outputs = self.g.OH * self.g.OW
         cdef Py_ssize_t height = (self.padded_size - 16) // (self.padded_w * self.C)
-        cdef Py_ssize_t n, h, inside
+        cdef Py_ssize_t n, h, k, count, inside
+        cdef real* padded = scratch + (self.padded_size + 15) // 16 * 16
+        cdef Winner* winners = <Winner*> (padded + (self.padded_size + 15) // 16 * 16)
         cdef real* db = sums + self.K * self.KH * self.run_padded
-        memset(sums, 0, (self.K * self.KH * self.run_padded + self.K) * sizeof(real))
+        memset(sums, 0, (self.K * self.KH * self.run_padded + (self.K + 15) // 16 * 16) * sizeof(real))
         for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
             if want_dw:
                 pad_rows(x + n * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
                          self.padded_w, self.C, -self.top, -self.left, height, self.C)
-            self.add_winners(dy + n * outputs * self.K, indices + n * outputs * self.K, scratch,
-                             sums if want_dw else NULL, db)
             if dx != NULL:
-                memset(scratch, 0, self.padded_size * sizeof(real))
-                self.spread_winners(dy + n * outputs * self.K, indices + n * outputs * self.K, wt,
-                                    scratch)
+                memset(padded, 0, self.padded_size * sizeof(real))
+            for k in range(self.K):
+                count = self.list_winners(dy + n * outputs * self.K + k,
+                                          indices + n * outputs * self.K + k, winners, db + k)
+                if want_dw:
+                    self.add_winners(winners, count, scratch, sums + k * self.KH * self.run_padded)
+                if dx != NULL:
+                    self.spread_winners(winners, count, wt + k * self.KH * self.run_padded, padded)
+            if dx != NULL:
                 for h in range(self.H):
                     memset(dx + (n * self.H + h) * self.W * self.C, 0,
                            self.W * self.C * sizeof(real))
                     inside = min(self.W, self.padded_w - self.left)
                     if h + self.top < height and inside > 0:
                         memcpy(dx + (n * self.H + h) * self.W * self.C,
-                               scratch + ((h + self.top) * self.padded_w + self.left) * self.C,
+                               padded + ((h + self.top) * self.padded_w + self.left) * self.C,
                                inside * self.C * sizeof(real))
 
-    cdef inline Py_ssize_t corner(self, Py_ssize_t place) noexcept nogil:
-        """Where, in the padded input, the window of the convolution's output `place` starts."""
-        return (place // self.g.W * self.stride_h * self.padded_w
-                + place % self.g.W * self.stride_w) * self.C
-
-    cdef void add_winners(self, const real* dy, const int32_t* indices, const real* x, real* dw,
-                          real* db) noexcept nogil:
-        """dw[k, kh, :] += dy * x[window of the winner]; db[k] += dy."""
-        cdef Py_ssize_t i, k, kh, v
-        cdef const vec* source
-        cdef vec* to
-        cdef vec a
+    cdef Py_ssize_t list_winners(self, const real* dy, const int32_t* indices, Winner* winners,
+                                 real* db) noexcept nogil:
+        """The winners of one channel of one image; db += their dy. Returns how many there are."""
+        cdef Py_ssize_t i, h, count = 0
+        cdef int32_t place
+        cdef real total = db[0]
         for i in range(self.g.OH * self.g.OW):
-            for k in range(self.K):
-                if indices[i * self.K + k] < 0:
-                    continue
-                db[k] += dy[i * self.K + k]
-                if dw == NULL:
-                    continue
-                a = vec_set(dy[i * self.K + k])
-                for kh in range(self.KH):
-                    source = <const vec*> (
-                        x + self.corner(indices[i * self.K + k]) + kh * self.padded_w * self.C)
-                    to = <vec*> (dw + (k * self.KH + kh) * self.run_padded)
-                    for v in range((self.run + VL - 1) // VL):
-                        to[v] = to[v] + source[v] * a
+            place = indices[i * self.K]
+            # Written in any case and kept if it won: a branch would be guessed wrong too often.
+            h = place * self.row_factor >> 40
+            winners[count].at = (h * self.stride_h * self.padded_w
+                                 + (place - h * self.g.W) * self.stride_w) * self.C
+            winners[count].value = dy[i * self.K]
+            total += dy[i * self.K] if place >= 0 else 0
+            count += place >= 0
+        db[0] = total
+        return count
 
-    cdef void spread_winners(self, const real* dy, const int32_t* indices, const real* wt,
+    cdef void add_winners(self, const Winner* winners, Py_ssize_t count, const real* x,
+                          real* dw) noexcept nogil:
+        """dw[kh, :] += dy * x[window of the winner], for one channel."""
+        cdef Py_ssize_t kh = 0, rows, v, nv, vectors = (self.run + VL - 1) // VL
+        while kh < self.KH:
+            rows = even_part(self.KH - kh, WINNER_ROWS)
+            v = 0
+            while v < vectors:
+                nv = min(2, vectors - v)
+                winners_tile_of(rows, nv, winners, count, x + kh * self.padded_w * self.C + v * VL,
+                                self.padded_w * self.C, dw + kh * self.run_padded + v * VL,
+                                self.run_padded)
+                v += nv
+            kh += rows
+
+    cdef void spread_winners(self, const Winner* winners, Py_ssize_t count, const real* wt,
                              real* dx) noexcept nogil:
-        """dx[window of the winner] += dy * w[:, :, :, k], in the padded input."""
-        cdef Py_ssize_t i, k, kh, v
-        cdef const vec* source
-        cdef vec* to
-        cdef vec a
-        for i in range(self.g.OH * self.g.OW):
-            for k in range(self.K):
-                if indices[i * self.K + k] < 0:
-                    continue
-                a = vec_set(dy[i * self.K + k])
-                for kh in range(self.KH):
-                    source = <const vec*> (wt + (k * self.KH + kh) * self.run_padded)
-                    to = <vec*> (
-                        dx + self.corner(indices[i * self.K + k]) + kh * self.padded_w * self.C)
-                    for v in range((self.run + VL - 1) // VL):
-                        # Behind the run is the next pixel; infinity * 0 must not reach it.
-                        to[v] = to[v] + first_lanes(source[v] * a, self.run - v * VL)
+        """dx[window of the winner] += dy * w[:, :, :, k], for one channel, in the padded input."""
+        cdef Py_ssize_t kh = 0, rows, v, nv, vectors = (self.run + VL - 1) // VL
+        while kh < self.KH:
+            rows = even_part(self.KH - kh, WINNER_ROWS)
+            v = 0
+            while v < vectors:
+                nv = min(2, vectors - v)
+                spread_tile_back_of(rows, nv, winners, count, wt + kh * self.run_padded + v * VL,
+                                    self.run_padded, self.run - (v + nv - 1) * VL,
+                                    dx + kh * self.padded_w * self.C + v * VL,
+                                    self.padded_w * self.C)
+                v += nv
+            kh += rows
 
-    cdef void add_parts(self, const real* sums, Py_ssize_t size, real* dw, real* db) noexcept nogil:
-        """Parts in their order; dw back into HWIO."""
+    cdef void add_parts(self, real* sums, Py_ssize_t size, real* dw, real* db) noexcept nogil:
+        """Parts in their order, added to the first; dw back into HWIO."""
         cdef Py_ssize_t part, k, kh, i
-        cdef real total
+        for part in range(1, self.parts):
+            for i in range(size):
+                sums[i] += sums[part * size + i]
         for k in range(self.K if dw != NULL else 0):
             for kh in range(self.KH):
                 for i in range(self.run):
-                    total = 0
-                    for part in range(self.parts):
-                        total += sums[part * size + (k * self.KH + kh) * self.run_padded + i]
-                    dw[(kh * self.run + i) * self.K + k] = total
-        for k in range(self.K if db != NULL else 0):
-            total = 0
-            for part in range(self.parts):
-                total += sums[part * size + self.K * self.KH * self.run_padded + k]
-            db[k] = total
+                    dw[(kh * self.run + i) * self.K + k] = sums[(k * self.KH + kh) * self.run_padded + i]
+        if db != NULL:
+            memcpy(db, sums + self.K * self.KH * self.run_padded, self.K * sizeof(real))

@@ -51,6 +51,56 @@ cdef void pad_rows(
         band += width * pixel
 
 
+cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes, real* packed,
+                    Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[i * step, :lanes], then zeros."""
+    cdef Py_ssize_t i, k
+    for i in range(rows):
+        for k in range(width // VL):
+            (<vec*> packed)[k] = load_part(w + k * VL, lanes - k * VL)
+        if width < VL:
+            copy_short(packed, w, width)
+        w += step
+        packed += width
+
+
+cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes,
+                       real* packed, Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[:lanes, i], then zeros; a column is `step` long. VL x VL at a time."""
+    cdef vec[16] square
+    cdef Py_ssize_t k = 0, i, j, columns, count
+    while k < lanes:
+        columns, i = min(VL, lanes - k), 0
+        while i < rows:
+            count = min(VL, rows - i)
+            for j in range(VL):
+                square[j] = vec_set(0)
+                if j < columns:
+                    square[j] = load_part(w + (k + j) * step + i, count)
+            transpose(square)
+            for j in range(count):
+                if width < VL:
+                    copy_short(packed + (i + j) * width, <real*> &square[j], width)
+                else:
+                    (<vec*> (packed + (i + j) * width + k))[0] = square[j]
+            i += VL
+        k += VL
+
+
+cdef real* padded_bias(Workspace to, const real* b, Py_ssize_t blocks, Py_ssize_t blocks_group,
+                       Py_ssize_t block, Py_ssize_t K_group) except? NULL:
+    """The bias a block of channels at a time, zeros behind a group's last and where there is none."""
+    cdef Py_ssize_t i, k
+    cdef real* bias = to.take(blocks * block)
+    memset(bias, 0, blocks * block * sizeof(real))
+    if b != NULL:
+        for i in range(blocks):
+            k = i % blocks_group * block
+            memcpy(bias + i * block, b + i // blocks_group * K_group + k,
+                   min(block, K_group - k) * sizeof(real))
+    return bias
+
+
 cdef tuple in_rows(tuple shape):
     """Pixels that do not know their neighbours, as one image of rows of ROW: (1, rows, ROW, C)."""
     N, H, W, C = shape
@@ -90,6 +140,8 @@ cdef class Gather:
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
     cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
     cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
+    cdef bint few                                  # pixels: too few to repay packing the weights
+    cdef const real* w                             # the weights of this call
     cdef Phase* phases
     cdef Py_ssize_t* tap_h
     cdef Py_ssize_t* tap_w
@@ -103,8 +155,11 @@ cdef class Gather:
                   bint clips, bint flat=True):
         cdef Py_ssize_t p, t = 0
         self.outputs, self.clips, self.planar = PY_SSIZE_T_MAX, clips, 0
-        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most.
-        self.wide = 2 * (target[3] // groups) <= VL and 2 * (target[2] // stride[1]) >= VL
+        # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most,
+        # and rows fill theirs by half as much again, which the turning into planes takes.
+        K, columns = target[3] // groups, target[2] // stride[1]
+        self.wide = (2 * K <= VL and 2 * columns >= VL
+                     and 3 * K * ((columns + VL - 1) // VL) <= 2 * columns)
         if (flat and not self.wide and step == stride == (1, 1) and source[:3] == target[:3]
                 and phases == [((0, 0), [(0, 0, 0)])]):
             self.outputs = target[0] * target[1] * target[2]
@@ -135,6 +190,8 @@ cdef class Gather:
                 t += 1
         self.cut()
         self.find_runs()
+        self.few = (not self.wide and not clips
+                    and min(self.N * self.rows * self.columns, self.outputs) <= TILE_1)
 
     def __dealloc__(self):
         free(self.phases)
@@ -163,7 +220,8 @@ cdef class Gather:
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
             not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
-            or self.in_place and self.band * self.columns * self.TC * sizeof(real) > BAND_BYTES // 2
+            or self.in_place and self.band * self.columns * (self.C + self.TC) * sizeof(real)
+            > BAND_BYTES
             or self.too_few_items()
         ):
             self.band = (self.band + 1) // 2
@@ -227,25 +285,22 @@ cdef class Gather:
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
-        cdef Py_ssize_t t, c, j
-        cdef const real* p
+        cdef Py_ssize_t t
         cdef real* first
         cdef vec zero = vec_set(0)
+        if self.few and lanes == self.block:
+            return
         packed += block * self.tap_count * self.C_group * self.block
         first = packed
         w += group * self.w_group + k * self.w_out
         for t in range(self.tap_count):
-            for c in range(self.C_group):
-                p = w + self.tap_index[t] * self.w_tap + c * self.w_in
-                if self.w_out == 1 and lanes == 2 * VL:
-                    (<vec*> packed)[0] = (<const vec*> p)[0]
-                    (<vec*> packed)[1] = (<const vec*> p)[1]
-                else:
-                    for j in range(lanes):
-                        packed[j] = p[j * self.w_out]
-                    for j in range(lanes, width):
-                        packed[j] = 0
-                packed += width
+            if self.w_out == 1:
+                pack_rows(w + self.tap_index[t] * self.w_tap, self.w_in, self.C_group, lanes, packed,
+                          width)
+            else:
+                pack_columns(w + self.tap_index[t] * self.w_tap, self.w_out, self.C_group, lanes,
+                             packed, width)
+            packed += self.C_group * width
         if self.clips:
             while first < packed:
                 zero = zero + load_part(first, packed - first) * vec_set(0)
@@ -283,11 +338,31 @@ cdef class Gather:
             pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
                      self.line // self.pixel, self.pixel, row, self.left,
                      (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
+        if self.clips:
+            self.clear_phases(y, q0, rows, block0, block1)
         for block in range(block0, block1):
             channel = (block // self.blocks_group - group0) * self.C_group
             for p in range(self.phase_count):
                 self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1),
                                packed, b, relu, y, &self.phases[p], block, q0, rows)
+
+    cdef Py_ssize_t first_channel(self, Py_ssize_t block) noexcept nogil:
+        """The first output channel of a block; C_out behind the last."""
+        return block // self.blocks_group * self.K_group + block % self.blocks_group * self.block
+
+    cdef void clear_phases(self, real* y, Py_ssize_t q0, Py_ssize_t rows, Py_ssize_t block0,
+                           Py_ssize_t block1) noexcept nogil:
+        """Zeros where no tap reaches, in dx: all channels of a pixel at once."""
+        cdef Py_ssize_t k = self.first_channel(block0)
+        cdef size_t size = (self.first_channel(block1) - k) * sizeof(real)
+        cdef Py_ssize_t p, q, column
+        cdef Phase* phase
+        for p in range(self.phase_count):
+            phase = &self.phases[p]
+            for q in range(q0, min(q0 + rows, phase.rows) if phase.taps == 0 else q0):
+                for column in range(phase.columns):
+                    memset(y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column
+                                + column * self.stride_w) * self.TC + k, 0, size)
 
     cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
                         real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
@@ -297,10 +372,15 @@ cdef class Gather:
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Py_ssize_t q, column, columns, count, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t q, column, columns = phase.columns, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t pixel = self.stride_w * self.TC
         cdef Py_ssize_t row_step = self.stride_h * self.TW * self.TC
-        cdef real* to
-        packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
+        cdef Block tiles
+        cdef Py_ssize_t w_step = width
+        if self.few and lanes == self.block:
+            packed, w_step = self.w + group * self.w_group + k, self.w_in
+        else:
+            packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
         b += block * self.block
         y += (phase.to_row * self.TW + phase.to_column) * self.TC
         if self.planar:
@@ -308,29 +388,25 @@ cdef class Gather:
             row_step = self.TC * self.planar
         else:
             y += group * self.K_group + k
+        if self.clips and phase.taps == 0:
+            return
         if self.wide and not (self.clips and self.spoiled):
             self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
             return
-        for q in range(q0, end):
-            to = y + q * row_step
-            column, columns = 0, min(phase.columns, self.outputs - q * phase.columns)
-            while column < columns:
-                if self.clips and self.spoiled:
-                    count = 1
+        if self.clips and self.spoiled:
+            for q in range(q0, end):
+                for column in range(min(columns, self.outputs - q * columns)):
                     self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
-                                   to + column * self.stride_w * self.TC)
-                    if relu:
-                        relu_span(to + column * self.stride_w * self.TC,
-                                  to + column * self.stride_w * self.TC, lanes)
-                else:
-                    count = even_part(columns - column, tile_rows(nv))
-                    pixel_tile_of(
-                        count, nv, band + (q - q0) * self.step_h * self.line
-                        + column * self.step_w * self.pixel,
-                        self.step_w * self.pixel, self.run_offset + phase.first_run, phase.runs,
-                        phase.run_length, packed, b, 0, relu,
-                        to + column * self.stride_w * self.TC, self.stride_w * self.TC, lanes)
-                column += count
+                                   y + q * row_step + column * pixel)
+            return
+        tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
+                      self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, w_step, b,
+                      relu)
+        if tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
+            # Rows that follow each other without a gap are one.
+            columns = min(columns * tiles.lines, self.outputs - q0 * columns)
+            tiles.lines = 1
+        pixel_lines(columns, nv, lanes, &tiles, band, packed, y + q0 * row_step)
 
     cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
                        real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
@@ -365,6 +441,7 @@ cdef class Gather:
         cdef real[64] total
         cdef Py_ssize_t t, h, w, zero = 0
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, 1, width, NULL, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):
@@ -375,8 +452,8 @@ cdef class Gather:
                     wide_tile_of(lanes, 1, band + h * self.line + w, 0, self.plane, &zero, 1,
                                  self.C_group, packed, total, False, total, 0, 0, lanes, 1, 0)
                 else:
-                    pixel_tile_of(1, nv, band + h * self.line + w * self.pixel, 0, &zero, 1,
-                                  self.C_group, packed, total, 0, False, total, 0, width)
+                    pixel_lines(1, nv, width, &tile, band + h * self.line + w * self.pixel, packed,
+                                total)
             packed += self.C_group * width
         memcpy(to, total, lanes * sizeof(real))
 
@@ -391,6 +468,7 @@ cdef class Gather:
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
         self.spoiled = False
+        self.w = w
         region_starts(size > TINY)
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)
@@ -411,13 +489,4 @@ cdef class Gather:
             item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:
-        """The bias a block at a time, zeros where there is none."""
-        cdef Py_ssize_t block, k
-        cdef real* bias = self.bias.take(self.blocks * self.block)
-        memset(bias, 0, self.blocks * self.block * sizeof(real))
-        if b != NULL:
-            for block in range(self.blocks):
-                k = block % self.blocks_group * self.block
-                memcpy(bias + block * self.block, b + block // self.blocks_group * self.K_group + k,
-                       min(self.block, self.K_group - k) * sizeof(real))
-        return bias
+        return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)

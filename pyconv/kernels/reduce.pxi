@@ -1,15 +1,16 @@
 # The reduction: dw sums, over all output pixels, an input pixel's channels times dy; db sums dy.
 #
 # The output rows of the whole batch are cut into fixed *parts*. A work item sums one part for a chunk
-# of input channels, a band of about 128 pixels at a time (the band's dy, packed by channel blocks, and
-# the input that it meets then come from L1 and L2 for every tile), into a partial filter of its own.
-# At the end the partial filters are added in the order of the parts.
+# of input by a chunk of output channels, a band of about 192 pixels at a time (a block of the band's
+# dy, packed, and the input that it meets then come from L1 and L2 for every tile; the tiles fetch the
+# next band meanwhile), into a partial filter of its own. At the end the partial filters are added in
+# the order of the parts.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    BAND_PIXELS = 128           # x 32 channels x 4 bytes of dy: 16 KB of a 32 to 48 KB L1
+    BAND_PIXELS = 192           # x 32 channels x 4 bytes of dy: 24 KB of a 32 to 48 KB L1
     PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by
     PARTIALS_BYTES = 16_777_216
 
@@ -40,10 +41,13 @@ cdef class Reduce:
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group
     cdef Py_ssize_t KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left
     cdef Py_ssize_t block, blocks, padded        # channel blocks of dy in a group
-    cdef Py_ssize_t chunk, chunks, parts, band, filter_rows, partial, sums
+    cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, band, filter_rows, partial, sums
     cdef Py_ssize_t pixel, line, width, area, dy_area, run_taps
     cdef Py_ssize_t outputs                      # pixels of dy; the last row may be short
-    cdef bint in_place
+    # A 1x1 filter's pixels do not know their neighbours: all are one image of short rows. At a
+    # stride, those that take part are gathered from x's image_h x image_w.
+    cdef bint flat, gathers, in_place
+    cdef Py_ssize_t image_h, image_w, image_oh, image_ow, step_h, step_w
     cdef Workspace partials, scratch
     cdef readonly Py_ssize_t work
 
@@ -65,36 +69,24 @@ cdef class Reduce:
         """Choose blocks, chunks, parts and bands: by shape alone, so that sums never move."""
         cdef Py_ssize_t span_h = (self.KH - 1) * self.dilation_h + 1
         cdef Py_ssize_t span_w = (self.KW - 1) * self.dilation_w + 1
-        cdef Py_ssize_t bytes_row, items
         self.block = 2 * VL if self.K_group > VL else VL
         self.blocks = (self.K_group + self.block - 1) // self.block
         self.padded = self.blocks * self.block
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
-        self.chunk = self.C_group
-        bytes_row = self.KH * self.KW * self.K_group * sizeof(real)
-        while self.chunk > 16 and bytes_row * self.chunk > PARTIAL_BYTES:
-            self.chunk = (self.chunk + 1) // 2
-        items = min(ITEMS, 1 + self.work // ITEM_WORK)
-        while self.chunk > 16 and self.N * self.OH * (self.C // self.chunk) < items:
-            self.chunk = (self.chunk + 1) // 2
-        self.chunks = (self.C_group + self.chunk - 1) // self.chunk
         self.filter_rows = self.KH * self.KW * self.C_group
-        self.parts = (items + self.groups * self.chunks - 1) // (self.groups * self.chunks)
-        self.parts = min(self.parts, self.N * self.OH,
-                         1 + PARTIALS_BYTES // max(1, bytes_row * self.C))
-        self.parts = max(1, self.parts)
-        self.band = max(1, min(self.OH, BAND_PIXELS // max(1, self.OW)))
         self.in_place = (
-            self.top <= 0 and self.left <= 0
+            not self.gathers and self.top <= 0 and self.left <= 0
             and (self.OH - 1) * self.stride_h + span_h - self.top <= self.H
             and (self.OW - 1) * self.stride_w + span_w - self.left <= self.W
         )
+        self.choose_chunks(min(ITEMS, 1 + self.work // ITEM_WORK))
+        self.band = max(1, min(self.OH, BAND_PIXELS // max(1, self.OW)))
         self.width = (self.OW - 1) * self.stride_w + span_w
         self.pixel = self.C if self.in_place else self.chunk
         self.line = self.W * self.C if self.in_place else self.width * self.chunk
         self.area = 0 if self.in_place else ((self.band - 1) * self.stride_h + span_h) * self.line
         self.area = (self.area + 15) // 16 * 16
-        self.dy_area = self.band * self.OW * self.padded
+        self.dy_area = self.band * self.OW * self.block
         # A filter row's taps are one run of dw's rows where they are neighbours in memory.
         self.run_taps = 1
         if self.dilation_w == 1 and self.pixel == self.chunk == self.C_group:
@@ -102,19 +94,58 @@ cdef class Reduce:
         self.sums = self.groups * self.padded
         self.partial = self.filter_rows * self.sums
 
+    cdef choose_chunks(self, Py_ssize_t items):
+        """Chunks of channels and parts of rows: those of which the least goes through memory.
+
+        Each chunk of input channels reads dy, each of output channels x; partial filters are set to
+        zero, read, written, and read again to be added.
+        """
+        cdef Py_ssize_t c = self.C_group, k, tiles, parts, least = PY_SSIZE_T_MAX, cost
+        cdef Py_ssize_t pixels = self.N * self.OH * self.OW
+        cdef Py_ssize_t x_size = self.C * min(self.N * self.H * self.W, pixels * self.KH * self.KW)
+        cdef Py_ssize_t dw_size = self.filter_rows * self.K
+        cdef Py_ssize_t most = PARTIAL_BYTES // <Py_ssize_t> sizeof(real)
+        while True:
+            k = self.K_group
+            while True:
+                tiles = (self.groups * ((self.C_group + c - 1) // c)
+                         * ((self.K_group + k - 1) // k))
+                parts = max(1, min((items + tiles - 1) // tiles, self.N * self.OH))
+                cost = (
+                    (1 if self.in_place else 3) * x_size * ((self.K_group + k - 1) // k)
+                    + pixels * self.K * ((self.C_group + c - 1) // c)
+                    + dw_size * (4 * parts if parts > 1 else 2)
+                    # a slice that leaves L2 comes back for every band
+                    + (pixels // BAND_PIXELS * dw_size if self.KH * self.KW * c * k > most else 0)
+                )
+                cost = cost * max(items, tiles * parts) // (tiles * parts)  # too few items
+                if cost < least:
+                    least, self.chunk, self.k_chunk, self.parts = cost, c, k, parts
+                if k <= 32:
+                    break
+                k = (k // 2 + 31) // 32 * 32
+            if c <= 16:
+                break
+            c = (c + 1) // 2
+        self.chunks = (self.C_group + self.chunk - 1) // self.chunk
+        self.k_chunks = (self.K_group + self.k_chunk - 1) // self.k_chunk
+
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
         cdef Py_ssize_t item, row
-        cdef Py_ssize_t chunks = self.groups * (self.chunks if dw != NULL else 1)
+        cdef Py_ssize_t tiles = self.groups * self.k_chunks * (self.chunks if dw != NULL else 1)
         cdef Py_ssize_t slot = self.area + self.dy_area
-        cdef Py_ssize_t rows = self.filter_rows if dw != NULL else 0
-        cdef real* partials = self.partials.take(self.parts * (self.partial + self.sums))
+        cdef bint whole = self.parts == 1 and self.sums == self.K
+        cdef Py_ssize_t rows = self.filter_rows if dw != NULL and not whole else 0
+        cdef real* sums = self.partials.take(self.parts * (self.partial + self.sums))
+        cdef real* partials = sums + self.parts * self.sums
         cdef real* scratch = self.scratch.take(num_threads * slot)
-        cdef real* sums = partials + self.parts * self.partial
         cdef int threads = team(self.work, num_threads)
+        if whole:
+            partials = dw  # the only part is all
         with nogil:
             region_starts(is_shared(self.work))
-            for item in prange(self.parts * chunks, schedule="dynamic", num_threads=threads):
+            for item in prange(self.parts * tiles, schedule="dynamic", num_threads=threads):
                 self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item, dw != NULL)
                 item_ends()
             if self.parts * self.partial < TINY:
@@ -128,88 +159,102 @@ cdef class Reduce:
 
     cdef void run_item(self, const real* x, const real* dy, real* partials, real* sums,
                        real* scratch, Py_ssize_t item, bint want_dw) noexcept nogil:
-        """One part of the output rows, for one chunk of input channels."""
+        """One part of the output rows, for one chunk of input by one chunk of output channels."""
         cdef Py_ssize_t part = item % self.parts
+        cdef Py_ssize_t k0 = item // self.parts % self.k_chunks * self.k_chunk
         cdef Py_ssize_t chunks = self.chunks if want_dw else 1
-        cdef Py_ssize_t group = item // self.parts // chunks
-        cdef Py_ssize_t c0 = item // self.parts % chunks * self.chunk
+        cdef Py_ssize_t group = item // self.parts // self.k_chunks // chunks
+        cdef Py_ssize_t c0 = item // self.parts // self.k_chunks % chunks * self.chunk
         cdef Py_ssize_t channels = min(self.chunk, self.C_group - c0)
+        cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
         cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t n, oh, rows, columns, first, t
-        cdef real* packed = scratch + self.area
-        cdef real* dw = partials + part * self.partial + group * self.padded
-        cdef real* db = sums + part * self.sums + group * self.padded
+        cdef Py_ssize_t rows, columns, first, t, ahead, x_ahead
+        cdef real* dw = partials + part * self.partial + group * self.padded + k0
+        cdef real* db = NULL
         cdef const real* image
-        cdef const real* band
+        x += group * self.C_group + c0
+        dy += group * self.K_group + k0
         if c0 == 0:
-            memset(db, 0, self.padded * sizeof(real))
+            db = sums + part * self.sums + group * self.padded + k0
+            memset(db, 0, width * sizeof(real))
         if want_dw:
             for t in range(self.KH * self.KW):
                 for first in range(t * self.C_group + c0, t * self.C_group + c0 + channels):
-                    memset(dw + first * self.sums, 0, self.padded * sizeof(real))
+                    memset(dw + first * self.sums, 0, width * sizeof(real))
         while row < end:
-            n, oh = row // self.OH, row % self.OH
-            rows = min(self.band, self.OH - oh, end - row)
+            rows = min(self.band, self.OH - row % self.OH, end - row)
             if row + rows == self.N * self.OH and self.outputs % self.OW:
                 rows = max(1, rows - 1)  # the short row is a band of its own
             columns = min(self.OW, self.outputs - row * self.OW)
-            band = self.pack_band(dy + row * self.OW * self.K + group * self.K_group, packed,
-                                  rows * columns, db if c0 == 0 else NULL)
-            if want_dw:
-                image = x + n * self.H * self.W * self.C + group * self.C_group + c0
-                self.run_band(image, band, dw + c0 * self.sums, scratch, oh, rows, columns,
-                              channels)
+            image = self.image(x, row)
+            if row + rows < end:  # the next band
+                x_ahead = self.image(x, row + rows) - image if self.in_place else 0
+                ahead = rows * self.OW * self.K
+            else:
+                x_ahead = ahead = 0
+            self.run_band(image, dy + row * self.OW * self.K,
+                          dw + c0 * self.sums if want_dw else NULL, db, scratch, row % self.OH,
+                          rows, columns, channels, width, x_ahead, ahead)
             row += rows
 
-    cdef const real* pack_band(self, const real* dy, real* packed, Py_ssize_t pixels,
-                               real* db) noexcept nogil:
-        """dy as [channel block, pixel, lanes], zeros in lanes without a channel; db += its sums."""
-        cdef Py_ssize_t block, k, p, lanes, width, v
-        cdef const real* source
-        cdef const real* first = packed
-        if self.groups == 1 and self.K == self.block:  # it is packed as it is
-            if db != NULL:
-                add_pixels(dy, pixels, self.K // VL, <vec*> db)
-            return dy
-        for block in range(self.blocks):
-            k = block * self.block
-            lanes = min(self.block, self.K_group - k)
-            width = (lanes + VL - 1) // VL * VL
-            source = dy + k
-            for p in range(pixels):
-                if lanes == width:
-                    for v in range(width // VL):
-                        (<vec*> (packed + p * width))[v] = (<const vec*> source)[v]
-                else:
-                    memcpy(packed + p * width, source, lanes * sizeof(real))
-                    memset(packed + p * width + lanes, 0, (width - lanes) * sizeof(real))
-                source += self.K
-            if db != NULL:
-                add_pixels(packed, pixels, width // VL, <vec*> (db + k))
-            packed += pixels * width
-        return first
-
-    cdef void run_band(self, const real* x, const real* packed, real* dw, real* scratch,
-                       Py_ssize_t oh, Py_ssize_t rows, Py_ssize_t columns,
-                       Py_ssize_t channels) noexcept nogil:
-        """Add a band of one image to the chunk's partial filter."""
-        cdef Py_ssize_t first = oh * self.stride_h - self.top
-        cdef Py_ssize_t height = (rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h + 1
-        cdef Py_ssize_t block, k, run, nv, i, count, kh, kw
-        cdef Py_ssize_t length = channels * self.run_taps
-        cdef const real* band = scratch
-        cdef const real* tap
-        cdef real* to
+    cdef inline const real* image(self, const real* x, Py_ssize_t row) noexcept nogil:
+        """What dy's row `row` of the batch meets: the first row of x, if it lies inside the image."""
+        cdef Py_ssize_t first = 0
         if self.in_place:
-            band = x + first * self.line - self.left * self.pixel
-        else:
-            pad_rows(x, self.H, self.W, self.C, scratch, self.width, self.pixel, first, -self.left,
-                     height, channels)
-        for block in range(self.blocks):
-            k = block * self.block
-            nv = (min(self.block, self.K_group - k) + VL - 1) // VL
-            for run in range(self.KH * self.KW // self.run_taps):
+            first = (row % self.OH * self.stride_h - self.top) * self.line - self.left * self.pixel
+        return x + row // self.OH * self.H * self.W * self.C + first
+
+    cdef const real* pack_block(self, const real* dy, real* packed, Py_ssize_t pixels,
+                                Py_ssize_t lanes, real* db) noexcept nogil:
+        """dy of a channel block as [pixel, lanes], zeros behind the last channel; db += its sums."""
+        cdef Py_ssize_t p, width = (lanes + VL - 1) // VL * VL
+        cdef real* to = packed
+        if self.K == lanes == width:  # it is packed as it is
+            if db != NULL:
+                add_pixels(dy, pixels, width // VL, <vec*> db)
+            return dy
+        for p in range(pixels):
+            if lanes == 2 * VL:
+                (<vec*> to)[0] = (<const vec*> dy)[0]
+                (<vec*> (to + VL))[0] = (<const vec*> (dy + VL))[0]
+            else:
+                if lanes > VL:
+                    (<vec*> to)[0] = (<const vec*> dy)[0]
+                (<vec*> (to + width - VL))[0] = load_part(dy + width - VL, lanes - width + VL)
+            to += width
+            dy += self.K
+        if db != NULL:
+            add_pixels(packed, pixels, width // VL, <vec*> db)
+        return packed
+
+    cdef void run_band(self, const real* x, const real* dy, real* dw, real* db, real* scratch,
+                       Py_ssize_t oh, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t channels,
+                       Py_ssize_t width, Py_ssize_t x_ahead, Py_ssize_t ahead) noexcept nogil:
+        """Add a band of one image to the chunk's partial filter, and fetch the next one's lines."""
+        cdef Py_ssize_t height = (rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h + 1
+        cdef Py_ssize_t k = 0, run, lanes, nv, i, count, kh, kw, tile
+        cdef Py_ssize_t runs = self.KH * self.KW // self.run_taps if dw != NULL else 0
+        cdef Py_ssize_t length = channels * self.run_taps
+        cdef const real* band = x
+        cdef const real* tap
+        cdef const real* packed
+        cdef real* to
+        if dw != NULL and self.gathers:
+            band = scratch
+            self.gather_pixels(x, scratch, oh * self.OW, rows * columns, channels)
+        elif dw != NULL and not self.in_place:
+            band = scratch
+            pad_rows(x, self.H, self.W, self.C, scratch, self.width, self.pixel,
+                     oh * self.stride_h - self.top, -self.left, height, channels)
+        if self.flat:
+            rows, columns = 1, rows * columns
+        while k < width:
+            lanes = min(self.block, width - k)
+            nv, tile = (lanes + VL - 1) // VL, 0
+            packed = self.pack_block(dy + k, scratch + self.area, rows * columns, lanes,
+                                     NULL if db == NULL else db + k)
+            for run in range(runs):
                 kh, kw = run * self.run_taps // self.KW, run * self.run_taps % self.KW
                 tap = band + kh * self.dilation_h * self.line + kw * self.dilation_w * self.pixel
                 to = dw + (kh * self.KW + kw) * self.C_group * self.sums + k
@@ -218,9 +263,22 @@ cdef class Reduce:
                     count = even_part(length - i, tile_rows(nv))
                     filter_tile_of(
                         count, nv, tap + i, self.stride_h * self.line, self.stride_w * self.pixel,
-                        packed, rows, columns, to + i * self.sums, self.sums)
+                        packed, rows, columns, to + i * self.sums, self.sums,
+                        x_ahead, dy + ahead + k + tile % nv * VL, self.K)
                     i += count
-            packed += rows * columns * nv * VL
+                    tile += 1
+            k += self.block
+
+    cdef void gather_pixels(self, const real* x, real* to, Py_ssize_t pixel, Py_ssize_t count,
+                            Py_ssize_t channels) noexcept nogil:
+        """The pixels of x that meet dy's from `pixel` on, side by side."""
+        cdef Py_ssize_t p, n, h, w
+        for p in range(pixel, pixel + count):
+            n = p // (self.image_oh * self.image_ow)
+            h, w = p // self.image_ow % self.image_oh, p % self.image_ow
+            memcpy(to, x + ((n * self.image_h + h * self.step_h) * self.image_w + w * self.step_w)
+                   * self.C, channels * sizeof(real))
+            to += self.pixel
 
     cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
         """total[k] = sum over parts, in their order, of parts[part * step + padded place of k]."""

@@ -12,61 +12,135 @@ cdef enum:
     TILE_1 = 12    # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
 
 
+cdef struct Block:
+    # y[line, pixel] = b + sum over runs r, c < length of
+    # x[line * x_line + pixel * x_step + offset[r] + c * c_step] * w[r, c], then ReLU if `relu`;
+    # b NULL: added to what y holds. w[r, c] are nv vectors, w_step numbers from one c to the next.
+    # Fast where w_step is nv vectors and one of c_step and x_step is 1.
+    Py_ssize_t lines, tiles
+    Py_ssize_t x_line, x_step, y_line, y_step
+    const Py_ssize_t* offset
+    Py_ssize_t runs, length, c_step, w_step
+    const real* b
+    bint relu
+
+
+cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept nogil:
+    """Copy fewer than 2 * VL numbers: memcpy with a size that the compiler does not know is slow."""
+    cdef Py_ssize_t size = VL
+    while size > 0:
+        if count & size:
+            if size == 16:
+                memcpy(to, p, 16 * sizeof(real))
+            elif size == 8:
+                memcpy(to, p, 8 * sizeof(real))
+            elif size == 4:
+                memcpy(to, p, 4 * sizeof(real))
+            elif size == 2:
+                memcpy(to, p, 2 * sizeof(real))
+            else:
+                to[0] = p[0]
+            to += size
+            p += size
+        size //= 2
+
+
 cdef inline vec load_part(const real* p, Py_ssize_t count) noexcept nogil:
     """The next `count` numbers, at most VL; the lanes behind them are zero."""
     cdef vec a = vec_set(0)
     if count >= VL:
         return (<const vec*> p)[0]
-    memcpy(&a, p, count * sizeof(real))
+    copy_short(<real*> &a, p, max(0, count))
     return a
 
 
-cdef inline inlined pixel_tile(
-    const Py_ssize_t rows, const Py_ssize_t nv,
-    const real* x, Py_ssize_t x_step, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t length,
-    const real* w, const real* b, Py_ssize_t b_step, bint relu,
-    real* y, Py_ssize_t y_step, Py_ssize_t lanes,
+cdef inline inlined store_part(real* p, vec a, Py_ssize_t count) noexcept nogil:
+    """The first `count` lanes, at most VL."""
+    if count >= VL:
+        (<vec*> p)[0] = a
+    else:
+        memcpy(p, &a, count * sizeof(real))
+
+
+cdef inline inlined sum_tiles(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block, Py_ssize_t x_step,
+    Py_ssize_t c_step, Py_ssize_t w_step, const real* x, const real* w, real* y,
 ) noexcept nogil:
-    """y[i, :lanes] = b[i] + sum over runs r, c < length of x[i * x_step + offset[r] + c] * w[r, c]."""
+    """Sums of `block.lines` x `block.tiles` tiles of `rows` pixels by `nv` vectors; see `Block`.
+
+    The loops over tiles are here, not around a call: only inside of them does GCC unroll the loops
+    over `rows` and `nv` so early that the sums never leave their registers.
+    """
+    cdef Py_ssize_t y_step = block.y_step
     cdef vec[24] acc
     cdef vec[2] wv
     cdef vec a
-    cdef Py_ssize_t i, v, r, c
+    cdef Py_ssize_t i, v, r, c, t, line
+    cdef const real* from_x
+    cdef const real* from_w
     cdef const real* p
-    for i in range(rows):
-        for v in range(nv):
-            acc[i * nv + v] = (<const vec*> (b + i * b_step + v * VL))[0]
-    for r in range(runs):
-        p = x + offset[r]
-        for c in range(length):
-            for v in range(nv):
-                wv[v] = (<const vec*> (w + v * VL))[0]
-            w = w + nv * VL
+    cdef real* to
+    cdef real* to_y
+    for line in range(block.lines):
+        from_x = x + line * block.x_line
+        to_y = y + line * block.y_line
+        for t in range(block.tiles):
+            if block.b == NULL:
+                for i in range(rows):
+                    for v in range(nv):
+                        acc[i * nv + v] = (<vec*> (to_y + i * y_step + v * VL))[0]
+            else:
+                for i in range(rows):
+                    for v in range(nv):
+                        acc[i * nv + v] = (<const vec*> (block.b + v * VL))[0]
+            from_w = w
+            for r in range(block.runs):
+                p = from_x + block.offset[r]
+                for c in range(block.length):
+                    for v in range(nv):
+                        wv[v] = (<const vec*> (from_w + v * VL))[0]
+                    from_w = from_w + w_step
+                    for i in range(rows):
+                        a = vec_set(p[i * x_step])
+                        for v in range(nv):
+                            acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
+                    p = p + c_step
+            if block.relu:
+                for i in range(rows):
+                    for v in range(nv):
+                        acc[i * nv + v] = vec_relu(acc[i * nv + v])
+            to = to_y
             for i in range(rows):
-                a = vec_set(p[i * x_step + c])
                 for v in range(nv):
-                    acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
-    if relu:
-        for i in range(rows):
-            for v in range(nv):
-                acc[i * nv + v] = vec_relu(acc[i * nv + v])
-    if lanes == nv * VL:
-        for i in range(rows):
-            for v in range(nv):
-                (<vec*> (y + i * y_step + v * VL))[0] = acc[i * nv + v]
+                    (<vec*> (to + v * VL))[0] = acc[i * nv + v]
+                to = to + y_step
+            from_x = from_x + rows * x_step
+            to_y = to_y + rows * y_step
+
+
+cdef inline inlined pixel_tiles(
+    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block,
+    const real* x, const real* w, real* y,
+) noexcept nogil:
+    """`sum_tiles` with steps that are constants: all together do not find enough registers."""
+    if block.w_step != nv * VL:
+        sum_tiles(rows, nv, block, block.x_step, block.c_step, block.w_step, x, w, y)
+    elif block.c_step == 1:
+        sum_tiles(rows, nv, block, block.x_step, 1, nv * VL, x, w, y)
     else:
-        for i in range(rows):
-            for v in range(nv):
-                wv[v] = acc[i * nv + v]
-            memcpy(y + i * y_step, &wv[0], lanes * sizeof(real))
+        sum_tiles(rows, nv, block, 1, block.c_step, nv * VL, x, w, y)
 
 
 cdef inline inlined filter_tile(
     const Py_ssize_t rows, const Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
+    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
-    """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed."""
+    """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed.
+
+    A line of what comes later is fetched at each pixel: x_ahead behind x, and at `ahead`.
+    """
     cdef vec[24] acc
     cdef vec[2] dv
     cdef vec a
@@ -85,6 +159,9 @@ cdef inline inlined filter_tile(
                 a = vec_set(p[i])
                 for v in range(nv):
                     acc[i * nv + v] = acc[i * nv + v] + dv[v] * a
+            prefetch_later(p + x_ahead)
+            prefetch_later(ahead)
+            ahead = ahead + ahead_step
             p = p + x_step
     for i in range(rows):
         for v in range(nv):
@@ -93,121 +170,189 @@ cdef inline inlined filter_tile(
 
 # A tile's shape must be a constant where it is inlined, hence one line a shape.
 
-cdef void pixel_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv,
-    const real* x, Py_ssize_t x_step, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t length,
-    const real* w, const real* b, Py_ssize_t b_step, bint relu,
-    real* y, Py_ssize_t y_step, Py_ssize_t lanes,
+cdef void pixel_tiles_of(
+    Py_ssize_t rows, Py_ssize_t nv, const Block* block, const real* x, const real* w, real* y,
 ) noexcept nogil:
-    """`pixel_tile` of 1 to 12 rows and 1 or 2 vectors."""
+    """`pixel_tiles` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            pixel_tile(12, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(12, 2, block, x, w, y)
         elif rows == 11:
-            pixel_tile(11, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(11, 2, block, x, w, y)
         elif rows == 10:
-            pixel_tile(10, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(10, 2, block, x, w, y)
         elif rows == 9:
-            pixel_tile(9, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(9, 2, block, x, w, y)
         elif rows == 8:
-            pixel_tile(8, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(8, 2, block, x, w, y)
         elif rows == 7:
-            pixel_tile(7, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(7, 2, block, x, w, y)
         elif rows == 6:
-            pixel_tile(6, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(6, 2, block, x, w, y)
         elif rows == 5:
-            pixel_tile(5, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(5, 2, block, x, w, y)
         elif rows == 4:
-            pixel_tile(4, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(4, 2, block, x, w, y)
         elif rows == 3:
-            pixel_tile(3, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(3, 2, block, x, w, y)
         elif rows == 2:
-            pixel_tile(2, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(2, 2, block, x, w, y)
         else:
-            pixel_tile(1, 2, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(1, 2, block, x, w, y)
     else:
         if rows == 12:
-            pixel_tile(12, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(12, 1, block, x, w, y)
         elif rows == 11:
-            pixel_tile(11, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(11, 1, block, x, w, y)
         elif rows == 10:
-            pixel_tile(10, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(10, 1, block, x, w, y)
         elif rows == 9:
-            pixel_tile(9, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(9, 1, block, x, w, y)
         elif rows == 8:
-            pixel_tile(8, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(8, 1, block, x, w, y)
         elif rows == 7:
-            pixel_tile(7, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(7, 1, block, x, w, y)
         elif rows == 6:
-            pixel_tile(6, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(6, 1, block, x, w, y)
         elif rows == 5:
-            pixel_tile(5, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(5, 1, block, x, w, y)
         elif rows == 4:
-            pixel_tile(4, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(4, 1, block, x, w, y)
         elif rows == 3:
-            pixel_tile(3, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(3, 1, block, x, w, y)
         elif rows == 2:
-            pixel_tile(2, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(2, 1, block, x, w, y)
         else:
-            pixel_tile(1, 1, x, x_step, offset, runs, length, w, b, b_step, relu, y, y_step, lanes)
+            pixel_tiles(1, 1, block, x, w, y)
+
+
+cdef void pixel_lines(
+    Py_ssize_t pixels, Py_ssize_t nv, Py_ssize_t lanes, const Block* block,
+    const real* x, const real* w, real* y,
+) noexcept nogil:
+    """`block.lines` lines of `pixels` pixels: as few tiles as it takes, the last in a line smaller."""
+    cdef Block part = block[0]
+    cdef Py_ssize_t rows = even_part(pixels, tile_rows(nv)) if pixels > 0 else 1
+    part.tiles = pixels // rows
+    if lanes < nv * VL:
+        clipped_lines(pixels, rows, nv, lanes, block, x, w, y)
+        return
+    if part.tiles:
+        pixel_tiles_of(rows, nv, &part, x, w, y)
+    pixels -= part.tiles * rows
+    if pixels:
+        rows *= part.tiles
+        part.tiles = 1
+        pixel_tiles_of(pixels, nv, &part, x + rows * part.x_step, w, y + rows * part.y_step)
+
+
+cdef void clipped_lines(
+    Py_ssize_t pixels, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t lanes, const Block* block,
+    const real* x, const real* w, real* y,
+) noexcept nogil:
+    """`pixel_lines` of fewer channels than their vectors hold: by way of a tile that has room."""
+    cdef vec[24] tile
+    cdef Block part = block[0]
+    cdef Py_ssize_t line, pixel, i
+    cdef real* to
+    part.lines = part.tiles = 1
+    part.y_step = nv * VL
+    for line in range(block.lines):
+        pixel = 0
+        while pixel < pixels:
+            to = y + line * block.y_line + pixel * block.y_step
+            rows = min(rows, pixels - pixel)
+            if block.b == NULL:
+                for i in range(rows):
+                    copy_short(<real*> tile + i * nv * VL, to + i * block.y_step, lanes)
+            pixel_tiles_of(rows, nv, &part, x + line * block.x_line + pixel * block.x_step, w,
+                           <real*> tile)
+            for i in range(rows):
+                copy_short(to + i * block.y_step, <real*> tile + i * nv * VL, lanes)
+            pixel += rows
 
 
 cdef void filter_tile_of(
     Py_ssize_t rows, Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
+    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`filter_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 11:
-            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 10:
-            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 9:
-            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 8:
-            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 7:
-            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 6:
-            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 5:
-            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 4:
-            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 3:
-            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 2:
-            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         else:
-            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
     else:
         if rows == 12:
-            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 11:
-            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 10:
-            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 9:
-            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 8:
-            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 7:
-            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 6:
-            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 5:
-            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 4:
-            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 3:
-            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         elif rows == 2:
-            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
         else:
-            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step)
+            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+                        ahead_step)
 
 
 cdef inline Py_ssize_t tile_rows(Py_ssize_t nv) noexcept nogil:

@@ -64,6 +64,10 @@ cdef extern from *:
             }
         }
     }
+    /* Lanes of a (0 to VL - 1) and b (from VL on). */
+    static inline __attribute__((always_inline)) vec vec_pick(vec a, vec b, ivec lanes) {
+        return __builtin_shuffle(a, b, lanes);
+    }
     /* Whether `v` beats the maximum `m` of what came before: greater, or the first NaN. */
     static inline __attribute__((always_inline)) ivec beats(vec v, vec m) {
         return ~(ivec) (v <= m) & (ivec) (m == m);
@@ -72,6 +76,7 @@ cdef extern from *:
     static inline __attribute__((always_inline)) ivec beats_at(vec v, ivec i, vec m, ivec j) {
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
+    #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
     typedef int32_t int32_vec __attribute__((
         vector_size(VEC_BYTES * 4 / sizeof(real)), aligned(4), may_alias));
     static inline __attribute__((always_inline)) void store_int32(int32_t* to, ivec a) {
@@ -108,6 +113,7 @@ cdef extern from *:
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
     ivec ivec_set(whole a) noexcept nogil
     void transpose(vec* rows) noexcept nogil
+    vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil
     ivec lanes_before(Py_ssize_t count) noexcept nogil
@@ -116,5 +122,6 @@ cdef extern from *:
     void store_int32(int32_t* p, ivec a) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
+    void prefetch_later(const void* p) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.
     ctypedef void inlined "__attribute__((always_inline)) void"

@@ -15,6 +15,86 @@ cdef enum:
     TILE_HEIGHT = 6         # filter rows a tile: 6 x 4 sums of one vector fill 24 of 32 registers
 
 
+cdef void deal_lanes(Py_ssize_t C, whole* lanes) noexcept nogil:
+    """For `deal_row`: lanes[c, i] picks channel c from what was picked before, and vector i."""
+    cdef Py_ssize_t c, i, l, number
+    for c in range(C):
+        for i in range(1, C):
+            for l in range(VL):
+                number = l * C + c
+                if number // VL == i:
+                    lanes[l] = VL + number % VL
+                else:
+                    lanes[l] = number % VL if i == 1 else l
+            lanes += VL
+
+
+cdef inline inlined deal_row(
+    const Py_ssize_t C, const real* x, Py_ssize_t pixels, real* planes, Py_ssize_t plane,
+    const ivec* lanes,
+) noexcept nogil:
+    """planes[c, p] = x[p, c], for 2 to 8 channels: VL pixels are C whole vectors, picked apart."""
+    cdef vec a[WIDE_CHANNELS]
+    cdef vec picked
+    cdef Py_ssize_t p = 0, c, i
+    while p < pixels and pixels >= VL:
+        p = min(p, pixels - VL)  # the last vectors overlap those before
+        for i in range(C):
+            a[i] = (<const vec*> (x + p * C + i * VL))[0]
+        for c in range(C):
+            picked = a[0]
+            for i in range(1, C):
+                picked = vec_pick(picked, a[i], lanes[c * (C - 1) + i - 1])
+            (<vec*> (planes + c * plane + p))[0] = picked
+        p += VL
+    while p < pixels:
+        for c in range(C):
+            planes[c * plane + p] = x[p * C + c]
+        p += 1
+
+
+cdef void deal_row_of(
+    Py_ssize_t C, const real* x, Py_ssize_t pixels, real* planes, Py_ssize_t plane,
+    const ivec* lanes,
+) noexcept nogil:
+    """`deal_row` of 1 to 8 channels."""
+    if C == 8:
+        deal_row(8, x, pixels, planes, plane, lanes)
+    elif C == 7:
+        deal_row(7, x, pixels, planes, plane, lanes)
+    elif C == 6:
+        deal_row(6, x, pixels, planes, plane, lanes)
+    elif C == 5:
+        deal_row(5, x, pixels, planes, plane, lanes)
+    elif C == 4:
+        deal_row(4, x, pixels, planes, plane, lanes)
+    elif C == 3:
+        deal_row(3, x, pixels, planes, plane, lanes)
+    elif C == 2:
+        deal_row(2, x, pixels, planes, plane, lanes)
+    else:
+        memcpy(planes, x, pixels * sizeof(real))
+
+
+cdef void deal_rows(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, real* band, Py_ssize_t plane,
+    Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, const whole* lanes,
+) noexcept nogil:
+    """`planar_rows` of at most 8 channels at step 1."""
+    cdef Py_ssize_t h, c, first = max(0, column), last = min(W, column + plane)
+    for h in range(row, row + rows):
+        if h < 0 or h >= H or first >= last:
+            memset(band, 0, C * plane * sizeof(real))
+        else:
+            deal_row_of(C, x + (h * W + first) * C, last - first, band + first - column, plane,
+                        <const ivec*> lanes)
+            for c in range(C):
+                memset(band + c * plane, 0, (first - column) * sizeof(real))
+                memset(band + c * plane + last - column, 0,
+                       (plane - last + column) * sizeof(real))
+        band += C * plane
+
+
 cdef inline inlined wide_filter_tile(
     const Py_ssize_t R, const Py_ssize_t K,
     const real* x, Py_ssize_t x_row, const Py_ssize_t* offset,
@@ -121,8 +201,10 @@ cdef class WideReduce:
     """dw and db of one convolution of one group with at most WIDE_CHANNELS outputs; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, KH, KW, stride_h, stride_w, dilation_h, dilation_w
     cdef Py_ssize_t top, left, parts, band, plane, line, dy_plane, area, slot, rows, partial
+    cdef whole* x_lanes                           # for `deal_row`
+    cdef whole* dy_lanes
     cdef Py_ssize_t* offset                       # where filter row (kh, kw, c) reads
-    cdef Workspace partials, scratch
+    cdef Workspace partials, scratch, lanes
     cdef readonly Py_ssize_t work
 
     def __cinit__(self, x, dy, kernel, stride, dilation, before):
@@ -133,7 +215,11 @@ cdef class WideReduce:
         self.stride_h, self.stride_w = stride
         self.dilation_h, self.dilation_w = dilation
         self.top, self.left = before
-        self.partials, self.scratch = Workspace(), Workspace()
+        self.partials, self.scratch, self.lanes = Workspace(), Workspace(), Workspace()
+        self.x_lanes = <whole*> self.lanes.take(2 * WIDE_CHANNELS * WIDE_CHANNELS * VL)
+        self.dy_lanes = self.x_lanes + WIDE_CHANNELS * WIDE_CHANNELS * VL
+        deal_lanes(min(self.C, WIDE_CHANNELS), self.x_lanes)
+        deal_lanes(self.K, self.dy_lanes)
         self.rows = self.KH * self.KW * self.C
         self.work = self.N * self.OH * self.OW * self.rows * self.K
         self.parts = max(1, min(ITEMS, 1 + self.work // ITEM_WORK, self.N * self.OH))
@@ -191,12 +277,18 @@ cdef class WideReduce:
         while row < end:
             n, oh = row // self.OH, row % self.OH
             rows = min(self.band, self.OH - oh, end - row)
-            planar_rows(dy + n * self.OH * self.OW * self.K, self.OH, self.OW, self.K,
-                        scratch + self.area, self.dy_plane, 1, oh, 0, rows, self.K)
-            if want_dw:
+            deal_rows(dy + n * self.OH * self.OW * self.K, self.OH, self.OW, self.K,
+                      scratch + self.area, self.dy_plane, oh, 0, rows, self.dy_lanes)
+            if want_dw and self.stride_w == 1 and self.C <= WIDE_CHANNELS:
+                deal_rows(x + n * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
+                          self.plane, oh * self.stride_h - self.top, -self.left,
+                          (rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h + 1,
+                          self.x_lanes)
+            elif want_dw:
                 planar_rows(x + n * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
                             self.plane, self.stride_w, oh * self.stride_h - self.top, -self.left,
                             (rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h + 1, self.C)
+            if want_dw:
                 self.run_band(scratch, scratch + self.area, sums, rows)
             self.add_dy(scratch + self.area, <vec*> (sums + self.rows * self.K * LANES), rows)
             row += rows

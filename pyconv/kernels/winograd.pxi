@@ -9,12 +9,15 @@
 #
 # A work item is a block of tiles for a chunk of output channels. One chunk of input channels after
 # the other, it transforms tiles and filters into its thread's workspace and adds the 36 products;
-# then it transforms the sums to y. Where several blocks share filters that are not too large, these
-# are transformed once, before.
+# then it transforms the sums to y. What several items share, and is not too large, is transformed
+# once, before. Where tiles are few, as in one image, the transformed filters are kept for the next
+# call, with a copy of w: comparing it takes a fifth of the time.
 #
 # Any value that is not finite, in d or in w or made by an overflow, makes every sum that it enters
 # infinite or NaN. So a finite y is what the direct sum gives; otherwise `run` says False, and the
 # caller takes the direct algorithm, which puts NaN and infinity exactly where they belong.
+
+from libc.string cimport memcmp
 
 cdef extern from *:
     """
@@ -41,11 +44,14 @@ cdef enum:
     TILE = 4                     # outputs, h and w, of a tile
     PATCH = 6                    # inputs, h and w, of a tile
     POINTS = 36
-    C_CHUNK = 64                 # channels. Larger chunks and blocks repeat fewer transforms;
-    K_CHUNK = 128                # with these, what one of the 36 products reads and writes
+    C_CHUNK = 64                 # channels; twice that in blocks of half the size. Larger ones
+    K_CHUNK = 128                # repeat fewer transforms; here what one product of 36 moves
     BLOCK_TILES = 48             # (70 KB) stays in L2, and all 36 (2.5 MB) in L3
     FEW_ITEMS = 8
     SHARED_BYTES = 8_388_608     # reading larger filters costs more than transforming them anew
+    STAGED_BYTES = 4_194_304     # so do tiles
+    KEPT_TILES = 128             # fewer make the transform of the filters a tenth of the work or more
+    AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
 
@@ -144,13 +150,20 @@ cdef void input_tile_at(
         input_tile(patch, PATCH * pixel, pixel, channels, to, step)
 
 
-cdef void filter_tile_in(const real* w, real* to, Py_ssize_t step) noexcept nogil:
-    """to = G w G^T of the 3x3 taps of a vector of output channels."""
+cdef void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                         Py_ssize_t step) noexcept nogil:
+    """to = G w G^T of the 3x3 taps, `tap` apart, of a vector of output channels.
+
+    `ahead` is where a later call will read: lines come slowly from memory, 9 places at once.
+    """
     cdef vec36 t
     cdef real* s = <real*> t
     cdef Py_ssize_t i
+    if ahead:
+        for i in range(9):
+            prefetch(w + i * tap + ahead)
     for i in range(3):
-        filter_line(w + i * VL, 3 * VL, s + i * VL, 3 * VL)
+        filter_line(w + i * tap, 3 * tap, s + i * VL, 3 * VL)
     for i in range(PATCH):
         filter_line(s + i * 3 * VL, VL, to + i * PATCH * step, step)
 
@@ -214,17 +227,22 @@ cdef class Winograd:
     cdef Py_ssize_t across, tiles_image, tiles, most    # tiles in a row, an image, all; of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
+    cdef Py_ssize_t v_size                              # of all tiles
     cdef readonly Py_ssize_t work
-    cdef bint flipped, shared                           # filters transformed before
+    cdef bint flipped, shared, staged                   # filters, tiles transformed before
+    cdef bint kept                                      # filters stay transformed until w changes
+    cdef bint known                                     # there are such filters
     cdef bint spoiled                                   # some output is not finite
-    cdef Workspace filters, scratch, bias
+    cdef Workspace filters, last_w, inputs, scratch, bias
 
     def __cinit__(self, source, target, before, bint flipped):
         self.N, self.H, self.W, self.C = source
         self.TH, self.TW, self.K = target[1:]
         self.top, self.left = before
         self.flipped = flipped
-        self.filters, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
+        self.filters, self.last_w, self.inputs = Workspace(), Workspace(), Workspace()
+        self.scratch, self.bias = Workspace(), Workspace()
+        self.known = False
         self.cut()
 
     cdef cut(self):
@@ -238,20 +256,26 @@ cdef class Winograd:
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
         while small and self.most > 12 and self.tiles * self.K < ITEMS * self.most * most:
             self.most = max(12, self.most - 12)
+        self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most
         while most > 32 and blocks * ((self.K + most - 1) // most) < FEW_ITEMS:
             most //= 2
-        self.c_chunk = whole_chunk(self.C, C_CHUNK, 16)
+        self.kept = small and not self.flipped and self.tiles < KEPT_TILES
+        self.shared = small and blocks > 1 or self.kept
+        self.c_chunk = whole_chunk(
+            self.C, 2 * C_CHUNK if self.shared and 2 * self.most <= BLOCK_TILES else C_CHUNK, 16)
         self.k_chunk = whole_chunk(self.K, most, 32)
         self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.items = blocks * self.k_chunks
-        self.shared = small and blocks > 1
+        self.staged = (self.k_chunks > 1 and POINTS * self.C * self.tiles * <Py_ssize_t> sizeof(real)
+                       <= STAGED_BYTES)
         self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
         self.u_step = self.c_chunk * self.k_chunk + 16
         self.v_step = self.most * self.c_chunk + 16
+        self.v_size = blocks * self.c_chunks * POINTS * self.v_step if self.staged else 0
         self.m_step = self.most * self.k_chunk + 16
         self.area = POINTS * (self.v_step + self.m_step + self.c_chunk)
         if not self.shared:
@@ -261,8 +285,12 @@ cdef class Winograd:
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Py_ssize_t item
-        cdef Py_ssize_t filters = self.c_chunks * self.k_chunks if self.shared else 0
-        cdef real* u = self.filters.take(filters * POINTS * self.u_step)
+        cdef Py_ssize_t filters = self.k_chunks * ((self.C + 15) // 16) if self.shared else 0
+        cdef Py_ssize_t inputs = self.c_chunks * self.tiles // self.across if self.staged else 0
+        cdef real* u = self.filters.take(
+            self.c_chunks * self.k_chunks * POINTS * self.u_step if self.shared else 0)
+        cdef real* last_w = self.last_w.take(9 * self.C * self.K if self.kept else 0)
+        cdef real* v = self.inputs.take(self.v_size)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef real* bias = self.bias.take(self.k_chunks * self.k_chunk + self.block)
         cdef int threads = team(self.work, num_threads)
@@ -272,34 +300,71 @@ cdef class Winograd:
             memcpy(bias + self.block, b, self.K * sizeof(real))  # after zeros, where products start
         with nogil:
             region_starts(is_shared(self.work))
-            for item in prange(filters, schedule="dynamic", num_threads=threads):
-                self.transform_filters(w, u + item * POINTS * self.u_step, item // self.c_chunks,
-                                       item % self.c_chunks)
+            for item in prange(filters + inputs, schedule="dynamic", num_threads=threads):
+                self.prepare_item(x, w, u, last_w, v, scratch + threadid() * self.area, filters, item)
                 item_ends()
+            self.known = True
             region_starts(is_shared(self.work))
             for item in prange(self.items, schedule="dynamic", num_threads=threads):
-                self.run_item(x, w, u, bias, relu, y, scratch + threadid() * self.area, item)
+                self.run_item(x, w, u, v, bias, relu, y, scratch + threadid() * self.area, item)
                 item_ends()
         return not self.spoiled
 
-    cdef void transform_filters(self, const real* w, real* u, Py_ssize_t k_index,
-                                Py_ssize_t c_index) noexcept nogil:
-        """The filters of one chunk by one chunk of channels: [point, block, c, lanes]."""
-        cdef Py_ssize_t c0 = c_index * self.c_chunk, k = k_index * self.k_chunk
+    cdef void prepare_item(self, const real* x, const real* w, real* u, real* last_w, real* v,
+                           real* patch, Py_ssize_t filters, Py_ssize_t item) noexcept nogil:
+        """Transform the filters of 16 by one chunk of channels, or a row of tiles of one chunk."""
+        cdef Py_ssize_t k_index, c, lines
+        if item >= filters:
+            self.transform_row(x, v, patch, item - filters)
+            return
+        lines = (self.C + 15) // 16
+        k_index, c = item // lines, item % lines * 16
+        if not self.kept or self.renew(w, last_w, c, min(c + 16, self.C), k_index * self.k_chunk):
+            u += (k_index * self.c_chunks + c // self.c_chunk) * POINTS * self.u_step
+            self.transform_filters(w, u, k_index, c, min(c + 16, self.C))
+
+    cdef bint renew(self, const real* w, real* last_w, Py_ssize_t c, Py_ssize_t c_end,
+                    Py_ssize_t k) noexcept nogil:
+        """Bring last_w up to w for a range by one chunk of channels; whether anything had changed."""
+        cdef size_t size = (min(k + self.k_chunk, self.K) - k) * sizeof(real)
+        cdef Py_ssize_t tap, i, at
+        cdef bint changed = not self.known
+        for tap in range(9):
+            for i in range(c, c_end):
+                at = (tap * self.C + i) * self.K + k
+                if changed or memcmp(w + at, last_w + at, size) != 0:
+                    memcpy(last_w + at, w + at, size)
+                    changed = True
+        return changed
+
+    cdef void transform_filters(self, const real* w, real* u, Py_ssize_t k_index, Py_ssize_t c,
+                                Py_ssize_t c_end) noexcept nogil:
+        """Filters c to c_end of one chunk by one chunk of channels: [point, block, c, lanes]."""
+        cdef Py_ssize_t c0 = c // self.c_chunk * self.c_chunk, k = k_index * self.k_chunk
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
-        cdef Py_ssize_t end = min(k + self.k_chunk, self.K)
-        cdef Py_ssize_t groups = (channels + VL - 1) // VL, vectors = (end - k + VL - 1) // VL
-        cdef Py_ssize_t c, v, width, g, i
+        cdef Py_ssize_t end = min(k + self.k_chunk, self.K), tap = self.C * self.K
+        cdef Py_ssize_t groups = (c_end - c + VL - 1) // VL, vectors = (end - k + VL - 1) // VL
+        cdef Py_ssize_t first, v, width, g, i
         cdef real* to
         cdef vec144 taps
+        if not self.flipped and (end - k) % VL == 0:  # from w, as it lies
+            for i in range(c, c_end):
+                for g in range(vectors):
+                    v = g * VL
+                    to = u + v // self.block * self.block * channels + v % self.block
+                    width = min(self.block, end - k - v // self.block * self.block)
+                    filter_tile_in(w + i * self.K + k + v, tap, AHEAD * self.K if i + AHEAD < self.C
+                                   else 0, to + (i - c0) * width, self.u_step)
+            return
         for g in range(groups * vectors):  # along the rows of w
-            c, v = (g % groups, g // groups) if self.flipped else (g // vectors, g % vectors)
-            c, v = c * VL, v * VL
-            self.load_taps(w, taps, c0 + c, min(VL, channels - c), k + v, min(VL, end - k - v))
+            first, v = (g % groups, g // groups) if self.flipped else (g // vectors, g % vectors)
+            first, v = c + first * VL, v * VL
+            self.load_taps(w, taps, first, min(VL, c_end - first), k + v, min(VL, end - k - v))
             to = u + v // self.block * self.block * channels + v % self.block
             width = (min(self.block, end - k - v // self.block * self.block) + VL - 1) // VL * VL
-            for i in range(min(VL, channels - c)):
-                filter_tile_in(<real*> (taps + 9 * i), to + (c + i) * width, self.u_step)
+            for i in range(min(VL, c_end - first)):
+                filter_tile_in(<real*> (taps + 9 * i), VL, 0, to + (first - c0 + i) * width,
+                               self.u_step)
 
     cdef void load_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
                         Py_ssize_t k, Py_ssize_t lanes) noexcept nogil:
@@ -326,34 +391,52 @@ cdef class Winograd:
             for i in range(VL):
                 taps[9 * i + (8 - t if self.flipped else t)] = a[i]
 
-    cdef void run_item(self, const real* x, const real* w, const real* u, const real* b,
-                       bint relu, real* y, real* scratch, Py_ssize_t item) noexcept nogil:
+    cdef void transform_row(self, const real* x, real* v, real* patch, Py_ssize_t item) noexcept nogil:
+        """A row of tiles of one image, for one chunk of channels."""
+        cdef Py_ssize_t c_index = item % self.c_chunks, first = item // self.c_chunks * self.across
+        cdef Py_ssize_t tile, chunk
+        for tile in range(first, first + self.across):
+            chunk = (tile // self.most * self.c_chunks + c_index) * POINTS * self.v_step
+            self.transform_input(x, tile, c_index, patch, v + chunk + tile % self.most * self.c_chunk)
+
+    cdef void transform_input(self, const real* x, Py_ssize_t tile, Py_ssize_t c_index, real* patch,
+                              real* v) noexcept nogil:
+        """One tile of one chunk of input channels."""
+        cdef Py_ssize_t c0 = c_index * self.c_chunk
+        input_tile_at(
+            x + tile // self.tiles_image * self.H * self.W * self.C + c0,
+            self.H, self.W, self.C, min(self.c_chunk, self.C - c0),
+            tile % self.tiles_image // self.across * TILE - self.top,
+            tile % self.across * TILE - self.left, patch, v, self.c_chunk, self.v_step)
+
+    cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
+                       const real* b, bint relu, real* y, real* scratch,
+                       Py_ssize_t item) noexcept nogil:
         """One block of tiles for one chunk of channels."""
         cdef Py_ssize_t first = item // self.k_chunks * self.most
         cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k_index = item % self.k_chunks
         cdef Py_ssize_t k0 = k_index * self.k_chunk
-        cdef Py_ssize_t c_index, c0, channels, i, tile
+        cdef Py_ssize_t c_index, channels, i
         cdef real* m = scratch + POINTS * self.v_step
         cdef real* patch = m + POINTS * self.m_step
-        cdef real* own = patch + POINTS * self.c_chunk
+        cdef real* own_u = patch + POINTS * self.c_chunk
+        cdef const real* from_u = own_u
+        cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
         for c_index in range(self.c_chunks):
-            c0 = c_index * self.c_chunk
-            channels = min(self.c_chunk, self.C - c0)
+            channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
-                own = <real*> u + (k_index * self.c_chunks + c_index) * POINTS * self.u_step
+                from_u = u + (k_index * self.c_chunks + c_index) * POINTS * self.u_step
             else:
-                self.transform_filters(w, own, k_index, c_index)
-            for i in range(count):
-                tile = first + i
-                input_tile_at(
-                    x + tile // self.tiles_image * self.H * self.W * self.C + c0,
-                    self.H, self.W, self.C, channels,
-                    tile % self.tiles_image // self.across * TILE - self.top,
-                    tile % self.across * TILE - self.left,
-                    patch, scratch + i * self.c_chunk, self.c_chunk, self.v_step)
-            self.multiply(scratch, own, b if c_index == 0 else NULL, m, count, channels, k0)
+                self.transform_filters(w, own_u, k_index, c_index * self.c_chunk,
+                                       c_index * self.c_chunk + channels)
+            if self.staged:
+                from_v = v + (first // self.most * self.c_chunks + c_index) * POINTS * self.v_step
+            else:
+                for i in range(count):
+                    self.transform_input(x, first + i, c_index, patch, scratch + i * self.c_chunk)
+            self.multiply(from_v, from_u, b if c_index == 0 else NULL, m, count, channels, k0)
         for i in range(count):
             self.transform_output(m + i * self.k_chunk, b + self.block, relu, y, first + i, k0,
                                   &check)
@@ -364,25 +447,18 @@ cdef class Winograd:
                        Py_ssize_t count, Py_ssize_t channels, Py_ssize_t k0) noexcept nogil:
         """m = or += the 36 products of a block of tiles and a chunk of filters, over `channels`."""
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
-        cdef Py_ssize_t e, k, nv, i, rows, no_offset = 0, b_step = 0
+        cdef Py_ssize_t e, k, nv, no_offset = 0
+        cdef Block tiles = Block(1, 0, 0, self.c_chunk, 0, self.k_chunk, &no_offset, 1, channels, 1, 0,
+                                 zeros, False)
         cdef const real* from_u
-        cdef const real* b = zeros
-        cdef real* to
         for e in range(POINTS):
             from_u = u + e * self.u_step
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
-                i = 0
-                while i < count:
-                    rows = even_part(count - i, tile_rows(nv))
-                    to = m + e * self.m_step + i * self.k_chunk + k
-                    if zeros == NULL:
-                        b, b_step = to, self.k_chunk
-                    pixel_tile_of(
-                        rows, nv, v + e * self.v_step + i * self.c_chunk, self.c_chunk, &no_offset,
-                        1, channels, from_u, b, b_step, False, to, self.k_chunk, nv * VL)
-                    i += rows
+                tiles.w_step = nv * VL
+                pixel_lines(count, nv, nv * VL, &tiles, v + e * self.v_step, from_u,
+                            m + e * self.m_step + k)
                 from_u += channels * nv * VL
                 k += self.block
 

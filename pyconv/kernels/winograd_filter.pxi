@@ -235,19 +235,17 @@ cdef class WinogradFilter:
     cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t count,
                        Py_ssize_t channels, Py_ssize_t width, bint first) noexcept nogil:
         """q = (if first) or += the 36 products of a block of tiles of x and of dy."""
-        cdef Py_ssize_t e, k, nv, i, rows
+        cdef Py_ssize_t e, k, nv, no_offset = 0
+        cdef Block tiles = Block(1, 0, 0, 1, 0, self.k_chunk, &no_offset, 1, count, self.c_chunk,
+                                 0, NULL, False)
         for e in range(POINTS):
             if first:
                 memset(q, 0, channels * self.k_chunk * sizeof(real))
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
-                i = 0
-                while i < channels:
-                    rows = even_part(channels - i, tile_rows(nv))
-                    filter_tile_of(rows, nv, v + i, 0, self.c_chunk, d + k * self.most, 1, count,
-                                   q + i * self.k_chunk + k, self.k_chunk)
-                    i += rows
+                tiles.w_step = nv * VL
+                pixel_lines(channels, nv, nv * VL, &tiles, v, d + k * self.most, q + k)
                 k += self.block
             v += self.v_step
             d += self.d_step
