@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-#   tests/run_sanitizers.sh [--reduced]      --reduced: the baseline kernels, two minutes; .ci/run has it
+#   tests/run_sanitizers.sh [--reduced]      --reduced: the baseline in float32, 150 s of CPU; .ci/run has it
 #
 # The first fault ends the run with its place in the generated C, whose comments quote the Cython line.
 . "$(dirname "$0")/checked_build.sh"
