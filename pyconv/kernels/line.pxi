@@ -395,7 +395,8 @@ cdef class Line:
             q, t, fetched = i // self.across, tile + i % self.across, 0
             for e in range(points):
                 while fetched * points < count * (e + 1):
-                    fetch_tile(y + q * line + t * TILE * pixel, pixel, lanes)
+                    fetch_tile(y + q * line + t * TILE * pixel, pixel,
+                               min(TILE, phase.columns - t * TILE), lanes)
                     fetched, t = fetched + 1, t + 1
                     if t == tile + self.across:
                         q, t = q + 1, tile

@@ -247,10 +247,14 @@ cdef void fetch_row(const real* x, Py_ssize_t count) noexcept nogil:
         i += 64 // <Py_ssize_t> sizeof(real)
 
 
-cdef inline void fetch_tile(const real* y, Py_ssize_t pixel, Py_ssize_t lanes) noexcept nogil:
-    """Ask for the places of 4 outputs: written all at once, they would have to be waited for."""
+cdef inline void fetch_tile(const real* y, Py_ssize_t pixel, Py_ssize_t columns, Py_ssize_t lanes
+                            ) noexcept nogil:
+    """Ask for the places of a tile's outputs: written all at once, they would have to be waited for.
+
+    Not for more: they may be another thread's.
+    """
     cdef Py_ssize_t j
-    for j in range(TILE):
+    for j in range(columns):
         prefetch_to_write(y + j * pixel)
         prefetch_to_write(y + j * pixel + lanes // 2)
         prefetch_to_write(y + j * pixel + lanes - 1)
