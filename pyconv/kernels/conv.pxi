@@ -25,7 +25,8 @@ cdef class ConvPlan:
     cdef RowWinogradFilter row_dw
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
-    cdef bint winograd_y, winograd_dx, winograd_dw, rows_dw, depthwise, splits  # splits: depthwise for dx too
+    cdef bint winograd_y, winograd_dx, winograd_dw, rows_dw
+    cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
