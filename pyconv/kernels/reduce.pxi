@@ -44,10 +44,7 @@ cdef class Reduce:
     cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, band, filter_rows, partial, sums
     cdef Py_ssize_t pixel, line, width, area, dy_area, run_taps
     cdef Py_ssize_t outputs                      # pixels of dy; the last row may be short
-    # A 1x1 filter's pixels do not know their neighbours: all are one image of short rows. At a
-    # stride, those that take part are gathered from x's image_h x image_w.
-    cdef bint flat, gathers, in_place
-    cdef Py_ssize_t image_h, image_w, image_oh, image_ow, step_h, step_w
+    cdef bint in_place
     cdef Workspace partials, scratch
     cdef readonly Py_ssize_t work
 
@@ -75,7 +72,7 @@ cdef class Reduce:
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
         self.filter_rows = self.KH * self.KW * self.C_group
         self.in_place = (
-            not self.gathers and self.top <= 0 and self.left <= 0
+            self.top <= 0 and self.left <= 0
             and (self.OH - 1) * self.stride_h + span_h - self.top <= self.H
             and (self.OW - 1) * self.stride_w + span_w - self.left <= self.W
         )
@@ -240,15 +237,10 @@ cdef class Reduce:
         cdef const real* tap
         cdef const real* packed
         cdef real* to
-        if dw != NULL and self.gathers:
-            band = scratch
-            self.gather_pixels(x, scratch, oh * self.OW, rows * columns, channels)
-        elif dw != NULL and not self.in_place:
+        if dw != NULL and not self.in_place:
             band = scratch
             pad_rows(x, self.H, self.W, self.C, scratch, self.width, self.pixel,
                      oh * self.stride_h - self.top, -self.left, height, channels)
-        if self.flat:
-            rows, columns = 1, rows * columns
         while k < width:
             lanes = min(self.block, width - k)
             nv, tile = (lanes + VL - 1) // VL, 0
@@ -268,17 +260,6 @@ cdef class Reduce:
                     i += count
                     tile += 1
             k += self.block
-
-    cdef void gather_pixels(self, const real* x, real* to, Py_ssize_t pixel, Py_ssize_t count,
-                            Py_ssize_t channels) noexcept nogil:
-        """The pixels of x that meet dy's from `pixel` on, side by side."""
-        cdef Py_ssize_t p, n, h, w
-        for p in range(pixel, pixel + count):
-            n = p // (self.image_oh * self.image_ow)
-            h, w = p // self.image_ow % self.image_oh, p % self.image_ow
-            memcpy(to, x + ((n * self.image_h + h * self.step_h) * self.image_w + w * self.step_w)
-                   * self.C, channels * sizeof(real))
-            to += self.pixel
 
     cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
         """total[k] = sum over parts, in their order, of parts[part * step + padded place of k]."""

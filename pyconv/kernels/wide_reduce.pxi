@@ -17,15 +17,15 @@ cdef enum:
 
 cdef void deal_lanes(Py_ssize_t C, whole* lanes) noexcept nogil:
     """For `deal_row`: lanes[c, i] picks channel c from what was picked before, and vector i."""
-    cdef Py_ssize_t c, i, l, number
+    cdef Py_ssize_t c, i, j, number
     for c in range(C):
         for i in range(1, C):
-            for l in range(VL):
-                number = l * C + c
+            for j in range(VL):
+                number = j * C + c
                 if number // VL == i:
-                    lanes[l] = VL + number % VL
+                    lanes[j] = VL + number % VL
                 else:
-                    lanes[l] = number % VL if i == 1 else l
+                    lanes[j] = number % VL if i == 1 else j
             lanes += VL
 
 

@@ -2,8 +2,8 @@
 #
 #     dw[kh] = G^T [sum over rows and tiles of (B^T d) * (A dy)]    d of P points, dy of R outputs
 #
-# P points serve M = P - R + 1 taps: P products for what the direct sum does with R * M. At stride s along
-# the row, s neighbours count as one pixel of s times the channels, and ceil(KW / s) as the taps.
+# P points serve M = P - R + 1 taps: P products for what the direct sum does with R * M. At stride s
+# along the row, s neighbours count as one pixel of s times the channels, and ceil(KW / s) as the taps.
 # Interpolation is at 0, at pairs +-p, which share their even and odd halves, and at infinity.
 #
 # Over all tiles of a band of rows each point is a product of matrices, (taps down and input channels) x
