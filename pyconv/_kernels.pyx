@@ -22,6 +22,7 @@ include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling
+include "kernels/pool_max_back.pxi"  # its gradient
 include "kernels/pool_average.pxi"  # average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/elementwise.pxi"  # ReLU, softmax cross-entropy, optimizers
