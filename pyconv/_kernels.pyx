@@ -18,7 +18,9 @@ include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
-include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
+include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
+include "kernels/depthwise_gather.pxi"  # y and dx of them
+include "kernels/depthwise_filter.pxi"  # dw and db of them
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling

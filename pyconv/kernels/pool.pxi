@@ -10,8 +10,7 @@ cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeom
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
     Py_ssize_t padded_h, padded_w  # image and padding together; to count elements
     bint include_pad
-    bint streams    # too large for the caches: rows are fetched ahead; results are put together in
-                    # one's own memory, then streamed
+    bint streams    # too large for the caches: rows are fetched ahead, and results stream past
 
 
 cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilation, tuple pads,

@@ -14,7 +14,8 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     /* m = the greater of m and v, and `where` follows; of equals m stays. A NaN in v is passed over. */
-    static inline __attribute__((always_inline)) void take_greater(vec v, ivec here, vec* m, ivec* where) {
+    static inline __attribute__((always_inline)) void take_greater(
+            vec v, ivec here, vec* m, ivec* where) {
     #if defined(__AVX512F__)
         if (sizeof(real) == 4) {
             __mmask16 more = _mm512_cmp_ps_mask((__m512) v, (__m512) *m, _CMP_GT_OQ);
