@@ -139,7 +139,8 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     source = &x[0, 0, 0, 0]
     cdef real* target = &y[0, 0, 0, 0]
-    for item in prange(items, schedule="dynamic", chunksize=4, num_threads=threads, nogil=True):
+    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+                       nogil=True):
         average_row(&g, source, target, item, memory + threadid() * size)
 
 
@@ -316,5 +317,6 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
     items = g.N * ((g.H + g.top + s.band - 1) // s.band)
     cdef const real* source = &dy[0, 0, 0, 0]
     cdef real* target = &dx[0, 0, 0, 0]
-    for item in prange(items, schedule="dynamic", chunksize=2, num_threads=threads, nogil=True):
+    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+                       nogil=True):
         average_back(&s, source, target, item, work + threadid() * size)

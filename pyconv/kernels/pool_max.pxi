@@ -307,5 +307,6 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
     source = &x[0, 0, 0, 0]
     cdef real* target = &y[0, 0, 0, 0]
     cdef int32_t* places = NULL if indices is None else &indices[0, 0, 0, 0]
-    for item in prange(items, schedule="dynamic", chunksize=4, num_threads=threads, nogil=True):
+    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+                       nogil=True):
         max_image_row(&g, source, target, places, item, memory + threadid() * size)

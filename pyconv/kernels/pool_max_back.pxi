@@ -257,7 +257,8 @@ cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
         scratch = <real*> malloc(threads * size * sizeof(real))
         if scratch == NULL:
             raise MemoryError()
-    for item in prange(b.N * b.OH, schedule="dynamic", chunksize=4, num_threads=threads, nogil=True):
+    for item in prange(b.N * b.OH, schedule="dynamic", chunksize=handful(b.N * b.OH),
+                       num_threads=threads, nogil=True):
         missing += gather_back(b, item, scratch + threadid() * size)
     free(scratch)
     return missing
