@@ -23,10 +23,13 @@ include "kernels/line.pxi"         # and y and dx by them
 include "kernels/winograd_row.pxi"  # dw of others, along the rows only
 include "kernels/line_wide_tile.pxi"  # transforms and tiles of Winograd along the rows
 include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
-include "kernels/depthwise.pxi"    # y, dx and dw of depthwise filters
+include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
+include "kernels/depthwise_gather.pxi"  # y and dx of them
+include "kernels/depthwise_filter.pxi"  # dw and db of them
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling
+include "kernels/pool_max_back.pxi"  # its gradient
 include "kernels/pool_average.pxi"  # average pooling
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/batch_norm_tile.pxi"  # sums and rows of batch normalization

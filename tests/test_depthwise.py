@@ -26,6 +26,11 @@ LAYERS = [
     Conv("mobile-down", (3, 30, 31, 36), (3, 3), 36, {"padding": "same", "stride": 2}),
     Conv("5x5", (2, 17, 40, 20), (5, 5), 20, {"padding": 2}),
     Conv("7x7-twice", (1, 23, 22, 12), (7, 7), 24, {"padding": 3}),
+    Conv("in-place", (2, 29, 45, 48), (3, 3), 48, {"padding": "same"}),
+    Conv("in-place-down", (2, 31, 46, 52), (3, 3), 52, {"padding": 1, "stride": 2}),
+    Conv("in-place-5x5-down", (1, 27, 49, 33), (5, 5), 33, {"padding": 2, "stride": 2}),
+    Conv("in-place-4x4-down", (1, 24, 46, 32), (4, 4), 32, {"padding": 1, "stride": 2}),
+    Conv("in-place-dilated", (1, 19, 40, 20), (3, 3), 20, {"padding": "same", "dilation": (2, 5)}),
     Conv("last-layers", (8, 7, 7, 130), (3, 3), 130, {"padding": 1}),
     Conv("narrow", (2, 64, 65, 3), (3, 3), 9, {"padding": "same"}),
     Conv("wide-image", (1, 3, 300, 17), (2, 4), 34, {"stride": (1, 2)}),
@@ -144,6 +149,21 @@ def test_only_the_gradients_needed(dtype, isa):
                 assert ours is None
             else:
                 assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_passes_the_caches_is_what_one_image_gives(stride, rng):
+    """Outputs of more than 24 MB with their inputs are written past the caches, one image's are not."""
+    x = rng.standard_normal((9, 57, 58, 144), np.float32)
+    w = rng.standard_normal((3, 3, 1, 144), np.float32)
+    options = {"padding": 1, "stride": stride, "groups": 144}
+    y = pyconv.conv2d(x, w, **options)
+    dx = pyconv.conv2d_backward(y, x, w, **options, need=("x",))[0]
+    for n in range(len(x)):
+        alone = slice(n, n + 1)
+        assert_array_equal(y[alone], pyconv.conv2d(x[alone], w, **options))
+        assert_array_equal(dx[alone], pyconv.conv2d_backward(
+            y[alone], x[alone], w, **options, need=("x",))[0])  # fmt: skip
 
 
 def test_a_plan_gives_the_same_bits_again(dtype):

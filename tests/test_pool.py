@@ -10,6 +10,7 @@ from cases import CHANNELS, SEED, THREADS
 from numpy.testing import assert_array_equal
 
 import pyconv
+from pyconv import _dispatch
 
 POOLINGS = cases.POOLS + cases.random_pools(40, SEED)
 
@@ -144,3 +145,76 @@ def test_average_pooling_is_a_depthwise_convolution(dtype, isa, rng):
     options = {"stride": (2, 1), "padding": ((1, 0), (0, 1))}
     average = pyconv.avg_pool2d(x, 2, **options, count_include_pad=True)
     assert_array_equal(average, pyconv.conv2d(x, w, **options, groups=17))
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 5, 0)]
+)
+def test_what_passes_the_caches_is_what_one_image_gives(window, stride, padding, rng):
+    """More than 24 MB, operands and results, are written past the caches; one image's are not."""
+    x = rng.integers(-9, 9, (42, 65, 60, 41)).astype(np.float32)
+    options = {"stride": stride, "padding": padding}
+    y, indices = pyconv.max_pool2d(x, window, **options, return_indices=True)
+    average = pyconv.avg_pool2d(x, window, **options)
+    dx = pyconv.max_pool2d_backward(average, indices, x.shape)
+    shared = pyconv.avg_pool2d_backward(y, x.shape, window, **options)
+    for n in range(0, len(x), 5):
+        alone = slice(n, n + 1)
+        y_1, indices_1 = pyconv.max_pool2d(x[alone], window, **options, return_indices=True)
+        assert_array_equal(y[alone], y_1)
+        assert_array_equal(indices[alone], indices_1)
+        assert_array_equal(average[alone], pyconv.avg_pool2d(x[alone], window, **options))
+        assert_array_equal(dx[alone], pyconv.max_pool2d_backward(
+            average[alone], indices_1, x[alone].shape))  # fmt: skip
+        assert_array_equal(shared[alone], pyconv.avg_pool2d_backward(
+            y_1, x[alone].shape, window, **options))  # fmt: skip
+
+
+@pytest.mark.parametrize("C", [1, 5, 16, 40])
+@pytest.mark.parametrize("shape", [(1, 40, 33), (20, 8, 9)])
+def test_gradients_go_wherever_indices_point(shape, C, dtype, isa, rng):
+    """Windows are guessed from the indices; these fit no window, or but for one of them."""
+    N, H, W = shape
+    x_shape = (*shape, C)
+    dy = cases.integers(rng, (N, H // 2, W // 2, C), dtype)
+    anywhere = rng.integers(0, H * W, dy.shape).astype(np.int32)
+    _, usual = pyconv.max_pool2d(cases.integers(rng, x_shape, dtype), 2, return_indices=True)
+    usual = np.ascontiguousarray(usual[:, : H // 2, : W // 2])
+    usual[-1, -1, -1, -1] = 0
+    for indices in (anywhere, usual, np.zeros_like(usual)):
+        expected = oracle.max_pool2d_backward(dy, indices, x_shape)
+        for num_threads in THREADS:
+            dx = pyconv.max_pool2d_backward(dy, indices, x_shape, num_threads=num_threads)
+            assert_array_equal(dx, expected)
+
+
+@pytest.mark.parametrize("C", [3, 40])
+@pytest.mark.parametrize("wrong", [-1, 36, -(2**31), 2**31 - 1])
+def test_indices_outside_the_image_are_refused(wrong, C, dtype, isa, rng):
+    _, indices = pyconv.max_pool2d(cases.integers(rng, (2, 6, 6, C), dtype), 2, return_indices=True)
+    indices[1, 2, 1, C - 1] = wrong
+    with pytest.raises(ValueError, match="indices"):
+        pyconv.max_pool2d_backward(np.ones(indices.shape, dtype), indices, (2, 6, 6, C))
+
+
+def test_no_outputs_give_no_gradient(dtype, isa):
+    dx = pyconv.max_pool2d_backward(np.ones((1, 0, 2, 3), dtype), np.ones((1, 0, 2, 3), np.int32),
+                                    (1, 4, 4, 3))  # fmt: skip
+    assert_array_equal(dx, np.zeros((1, 4, 4, 3)))
+
+
+@pytest.mark.parametrize("case", POOLINGS[::3], ids=str)
+def test_same_bits_for_any_number_of_threads_and_instruction_set(case, dtype, rng):
+    x = rng.standard_normal(case.x_shape).astype(dtype)
+    dy = rng.standard_normal(gradient_shape(case)).astype(dtype)
+    results = set()
+    for isa in set(_dispatch.available_kernels()) - {"baseline"}:
+        with _dispatch.use(isa):
+            for num_threads in (*THREADS, 8):
+                options = case.options | {"num_threads": num_threads}
+                y, indices = pyconv.max_pool2d(x, case.window, **options, return_indices=True)
+                dx = pyconv.max_pool2d_backward(dy, indices, x.shape, num_threads=num_threads)
+                average = pyconv.avg_pool2d(x, case.window, **options)
+                shared = pyconv.avg_pool2d_backward(dy, x.shape, case.window, **options)
+                results.add(b"".join(a.tobytes() for a in (y, indices, dx, average, shared)))
+    assert len(results) == 1

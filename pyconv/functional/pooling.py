@@ -97,10 +97,12 @@ def max_pool2d_backward(
     batch_of(dy, x_shape, where)
     places = indices_like(indices, dy, where)
     module = _dispatch.active.modules[dy.dtype.char]
-    check_indices(module, places, 0, x_shape, where)
     count = _threads.resolve(num_threads)
     dx = empty(x_shape, dy.dtype, where)
-    module.max_pool_backward(dy, places, dx, count)
+    if not dy.size:
+        dx.fill(0)
+    elif not module.max_pool_backward(dy, places, dx, count):
+        check_indices(module, places, 0, x_shape, where)
     return dx
 
 

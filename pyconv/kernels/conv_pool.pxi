@@ -419,11 +419,18 @@ cdef class ConvPoolPlan:
         cdef vec* best = <vec*> (scratch + max_scratch(g))
         cdef ivec* where = <ivec*> (best + self.K * plane // VL)
         cdef Py_ssize_t first = max(0, p * g.stride_h - g.top)
-        max_down(z, self.K * plane, g.W, first, min(g.H, p * g.stride_h - g.top + g.KH) - first, 1,
-                 best, where)
+        cdef Py_ssize_t rows = min(g.H, p * g.stride_h - g.top + g.KH) - first
+        cdef vec poison = vec_set(0)
+        row.best[(g.W * self.K + VL - 1) // VL] = vec_set(0)
+        max_down(False, z, self.K * plane, g.W, first, rows, 1, best, where, &poison)
         join_row(<real*> best, plane, g.W, self.K, <real*> row.best)
         join_row(<real*> where, plane, g.W, self.K, <real*> row.where)
-        max_across(g, &row, y, indices)
+        max_across(False, g, &row, y, indices, &poison)
+        if any_nan(poison):
+            max_down(True, z, self.K * plane, g.W, first, rows, 1, best, where, &poison)
+            join_row(<real*> best, plane, g.W, self.K, <real*> row.best)
+            join_row(<real*> where, plane, g.W, self.K, <real*> row.where)
+            max_across(True, g, &row, y, indices, &poison)
 
     # ------------------------------------------------------------------------------------ backward
 
@@ -454,7 +461,7 @@ cdef class ConvPoolPlan:
                    real* dx, real* dw, real* db, int num_threads):
         cdef Window* g = &self.g
         cdef real* dz = self.whole_z.take(self.N * g.H * g.W * self.K)
-        max_pool_back(dy, indices, dz, self.N, g.H, g.W, g.OH, g.OW, self.K, num_threads)
+        max_pool_back(dy, indices, dz, self.N, g.H, g.W, g.OH, g.OW, self.K, -1, num_threads)
         if dx != NULL:
             self.conv.compute_dx(dz, w, dx, num_threads)
         if dw != NULL or db != NULL:

@@ -5,6 +5,7 @@ from libc.stdlib cimport free
 cdef extern from *:
     """
     #include <stdlib.h>
+    #include <string.h>
     #ifdef _OPENMP
     #include <omp.h>
     #endif
@@ -37,3 +38,39 @@ cdef class Workspace:
             self.data = <char*> memory
             self.size = size
         return <real*> self.data
+
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <immintrin.h>
+    #endif
+    /* Copy past the caches, for what is too large to be found there again: it then costs no read of what
+       it overwrites, and leaves the caches to what is read. `bytes` and the addresses: multiples of 4.
+       The atomic instructions of a prange's end put it before what other threads do then. */
+    static inline void stream(void* target, const void* source, Py_ssize_t bytes) {
+        char* to = (char*) target;
+        const char* from = (const char*) source;
+    #if defined(__SSE2__)
+        Py_ssize_t head = -(Py_ssize_t) to & 63;
+        if (head > bytes) head = bytes;
+        memcpy(to, from, head);
+        to += head; from += head; bytes -= head;
+        for (; bytes >= 64; to += 64, from += 64, bytes -= 64) {
+    #if defined(__AVX512F__)
+            _mm512_stream_si512((void*) to, _mm512_loadu_si512((const void*) from));
+    #else
+            for (int i = 0; i < 4; i++)
+                _mm_stream_si128((__m128i*) to + i, _mm_loadu_si128((const __m128i*) from + i));
+    #endif
+        }
+        memcpy(to, from, bytes);
+    #else
+        memcpy(to, from, bytes);
+    #endif
+    }
+    """
+    void stream(void* to, const void* source, Py_ssize_t bytes) noexcept nogil
+
+cdef enum:
+    STREAM_BYTES = 25_165_824   # read and written; more do not stay in the 32 MB of a large L3

@@ -1,11 +1,16 @@
 # Windows: what max and average pooling have in common. What lies outside the image is left out,
 # never read.
 
+cdef enum:
+    LINE = 16   # numbers of a cache line, or of two
+
+
 cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeometry
     Py_ssize_t N, H, W, C, OH, OW, KH, KW
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
     Py_ssize_t padded_h, padded_w  # image and padding together; to count elements
     bint include_pad
+    bint streams    # too large for the caches: rows are fetched ahead, and results stream past
 
 
 cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilation, tuple pads,
@@ -19,7 +24,14 @@ cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilati
     (g.top, bottom), (g.left, right) = pads
     g.padded_h, g.padded_w = g.H + g.top + bottom, g.W + g.left + right
     g.include_pad = include_pad
+    g.streams = False
     return g
+
+
+cdef inline bint is_large(const Window* g, Py_ssize_t arrays) noexcept nogil:
+    """Whether x, and `arrays` like y, are more than the caches hold."""
+    cdef Py_ssize_t pixels = g.N * (g.H * g.W + arrays * g.OH * g.OW)
+    return pixels * g.C * <Py_ssize_t> sizeof(real) > STREAM_BYTES
 
 
 cdef inline Py_ssize_t first_inside(Py_ssize_t start, Py_ssize_t dilation) noexcept nogil:
@@ -64,6 +76,22 @@ cdef inline Span rows_of(const Window* g, Py_ssize_t oh) noexcept nogil:
 
 cdef inline Span columns_of(const Window* g, Py_ssize_t ow) noexcept nogil:
     return span_of(ow, g.stride_w, g.left, g.dilation_w, g.KW, g.W)
+
+
+cdef inline void fetch(const real* x, Py_ssize_t rows, Py_ssize_t line,
+                       Py_ssize_t count) noexcept nogil:
+    """Ask for `count` numbers of each of `rows` rows: the hardware loses track of several at once."""
+    cdef Py_ssize_t h, i
+    for h in range(rows):
+        i = 0
+        while i < count:
+            prefetch(x + h * line + i)
+            i += LINE
+
+
+cdef inline Py_ssize_t handful(Py_ssize_t items) noexcept nogil:
+    """How many rows a thread takes at once: to ask for each costs more than to compute it."""
+    return 1 + items // (2 * ITEMS)
 
 
 cdef inline bint in_one_pass(const Window* g) noexcept nogil:

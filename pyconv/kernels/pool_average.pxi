@@ -73,21 +73,28 @@ cdef void average_row(const Window* g, const real* x, real* y, Py_ssize_t item,
     cdef Span rows = rows_of(g, oh), columns
     cdef vec* total = <vec*> scratch               # the rows' sum, for each (w, c)
     cdef real* y_row = <real*> (total + (line + 2 * VL) // VL)
+    cdef real* to
     cdef vec v
     x += (item // g.OH * g.H + rows.start) * line
     y += item * g.OW * g.C
     if in_one_pass(g):
+        to = y_row if g.streams else y
         for ow in range(g.OW):
             columns = columns_of(g, ow)
+            if g.streams:
+                fetch(x + rows.count * line + ow * g.stride_w * g.C, min(g.stride_h, 3), line,
+                      g.stride_w * g.C)
             count = counted * columns_counted(g, ow)
             if rows.count == 2 and columns.count == 2:  # constants: no loops
-                average_tiles(x + columns.start * g.C, g.C, 2, 2, down, right, count, y)
+                average_tiles(x + columns.start * g.C, g.C, 2, 2, down, right, count, to)
             elif rows.count == 3 and columns.count == 3:
-                average_tiles(x + columns.start * g.C, g.C, 3, 3, down, right, count, y)
+                average_tiles(x + columns.start * g.C, g.C, 3, 3, down, right, count, to)
             else:
                 average_tiles(x + columns.start * g.C, g.C, rows.count, columns.count, down, right,
-                              count, y)
-            y += g.C
+                              count, to)
+            to += g.C
+        if g.streams:
+            stream(y, y_row, g.OW * g.C * sizeof(real))
         return
     for h in range(rows.count):
         for i in range((line + VL - 1) // VL):
@@ -95,7 +102,10 @@ cdef void average_row(const Window* g, const real* x, real* y, Py_ssize_t item,
             total[i] = v if h == 0 else total[i] + v
     for ow in range(g.OW):
         average_along(g, <real*> total, ow, counted * columns_counted(g, ow), y_row)
-    memcpy(y, y_row, g.OW * g.C * sizeof(real))
+    if g.streams:
+        stream(y, y_row, g.OW * g.C * sizeof(real))
+    else:
+        memcpy(y, y_row, g.OW * g.C * sizeof(real))
 
 
 cdef inline void average_along(const Window* g, const real* total, Py_ssize_t ow,
@@ -125,10 +135,12 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
     cdef const real* source
     if items == 0:
         return
+    g.streams = is_large(&g, 1)
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     source = &x[0, 0, 0, 0]
     cdef real* target = &y[0, 0, 0, 0]
-    for item in prange(items, schedule="dynamic", chunksize=4, num_threads=threads, nogil=True):
+    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+                       nogil=True):
         average_row(&g, source, target, item, memory + threadid() * size)
 
 
@@ -141,6 +153,8 @@ cdef struct Cover:  # the windows along one axis that cover a pixel: first, firs
 cdef struct Shares:  # what going back needs to know of every row
     Window g
     Py_ssize_t band         # rows of dx of a work item
+    Py_ssize_t line         # numbers of a row of shares, and room for a vector behind
+    Py_ssize_t windows      # the most rows of windows that cover a band
     Cover* rows             # of each h
     Cover* columns          # of each w
     vec* counts             # columns in the window, for each (ow, c)
@@ -165,59 +179,104 @@ cdef void cover(Cover* covers, Py_ssize_t windows, Py_ssize_t stride, Py_ssize_t
             to.count += 1
 
 
-cdef void share_rows(const Shares* s, const real* dy, Py_ssize_t oh, bint first,
-                     vec* sums) noexcept nogil:
-    """sums = dy / count, or += that, for one row of windows; dy is its row."""
+cdef void share_row(const Shares* s, const real* dy, Py_ssize_t oh, vec* shares) noexcept nogil:
+    """shares = dy / count, for one row of windows; dy is its row."""
     cdef Py_ssize_t i, line = s.g.OW * s.g.C, rows = rows_counted(&s.g, oh)
     cdef bint exact = s.exact and power_of_2(rows)
     cdef vec scale = vec_set(1 / <real> rows if exact else <real> rows)
     cdef vec v
     for i in range((line + VL - 1) // VL):
         v = load_part(dy + i * VL, line - i * VL)
-        if exact:
-            v = v * (scale * s.inverses[i])
-        else:
-            v = v / (scale * s.counts[i])
-        sums[i] = v if first else sums[i] + v
+        shares[i] = v * (scale * s.inverses[i]) if exact else v / (scale * s.counts[i])
+
+
+cdef Span windows_of(const Shares* s, Py_ssize_t h0, Py_ssize_t h1) noexcept nogil:
+    """The rows of windows that cover rows h0 to h1 of dx: the first, and how many to the last."""
+    cdef Span span
+    cdef Py_ssize_t h, end = 0
+    span.start = s.g.OH
+    for h in range(h0, h1):
+        if s.rows[h].count:
+            span.start = min(span.start, s.rows[h].first)
+            end = max(end, s.rows[h].first + (s.rows[h].count - 1) * s.rows[h].step + 1)
+    span.count = max(0, end - span.start)
+    return span
 
 
 cdef void average_back(const Shares* s, const real* dy, real* dx, Py_ssize_t item,
-                       real* sums) noexcept nogil:
+                       real* shares) noexcept nogil:
     """A band of rows of dx."""
     cdef const Window* g = &s.g
     cdef Py_ssize_t bands = (g.H + g.top + s.band - 1) // s.band
     cdef Py_ssize_t n = item // bands, start = item % bands * s.band - g.top
-    cdef Py_ssize_t line = g.W * g.C, h, j, w
-    cdef real* row = sums + (g.OW * g.C + 2 * VL) // VL * VL
-    cdef const Cover* windows
+    cdef Py_ssize_t h0 = max(0, start), h1 = min(g.H, start + s.band)
+    cdef Py_ssize_t line = g.W * g.C, h, j
+    cdef Span windows = windows_of(s, h0, h1)
+    cdef real* sums = shares + s.windows * s.line
+    cdef real* row = sums + s.line
+    cdef const real* source = sums
+    cdef const Cover* over
     cdef const Cover* before
-    for h in range(max(0, start), min(g.H, start + s.band)):
-        windows = s.rows + h
-        before = windows - 1
-        if (h == max(0, start) or windows.first != before.first
-                or windows.count != before.count):
-            for j in range(windows.count):
-                share_rows(s, dy + (n * g.OH + windows.first + j * windows.step) * g.OW * g.C,
-                           windows.first + j * windows.step, j == 0, <vec*> sums)
-            for w in range(g.W):
-                spread(s.columns + w, sums, g.C, windows.count == 0, row + w * g.C)
-        memcpy(dx + (n * g.H + h) * line, row, line * sizeof(real))
+    dy += (n * g.OH + windows.start) * g.OW * g.C
+    dx += (n * g.H + h0) * line
+    for j in range(windows.count):
+        share_row(s, dy + j * g.OW * g.C, windows.start + j, <vec*> (shares + j * s.line))
+    for h in range(h0, h1):
+        over = s.rows + h
+        before = over - 1
+        if h == h0 or over.first != before.first or over.count != before.count:
+            if over.count == 0:
+                memset(row, 0, line * sizeof(real))
+            else:
+                source = shares + (over.first - windows.start) * s.line
+                if over.count > 1:
+                    add_rows(source, over.count, over.step * s.line, g.OW * g.C, sums)
+                    source = sums
+                spread(s.columns, source, g.W, g.C, row)
+        if g.streams:
+            stream(dx, row, line * sizeof(real))
+        else:
+            memcpy(dx, row, line * sizeof(real))
+        dx += line
 
 
-cdef inline void spread(const Cover* windows, const real* sums, Py_ssize_t C, bint nothing,
-                        real* to) noexcept nogil:
-    """One pixel of dx. Lanes behind C are overwritten by the next pixel."""
-    cdef Py_ssize_t c, j, at
+cdef void add_rows(const real* rows, Py_ssize_t count, Py_ssize_t step, Py_ssize_t line,
+                   real* sums) noexcept nogil:
+    """sums = the sum of `count` rows, `step` apart."""
+    cdef Py_ssize_t i = 0, j
     cdef vec v
-    for c in range((C + VL - 1) // VL):
-        v = vec_set(0)
-        if windows.count > 0 and not nothing:
-            at = windows.first * C + c * VL
-            v = (<const vec*> (sums + at))[0]
-            for j in range(1, windows.count):
-                at += windows.step * C
-                v = v + (<const vec*> (sums + at))[0]
-        (<vec*> (to + c * VL))[0] = v
+    while i < line:
+        v = (<const vec*> (rows + i))[0]
+        for j in range(1, count):
+            v = v + (<const vec*> (rows + j * step + i))[0]
+        (<vec*> (sums + i))[0] = v
+        i += VL
+
+
+cdef void spread(const Cover* columns, const real* sums, Py_ssize_t W, Py_ssize_t C,
+                 real* to) noexcept nogil:
+    """A row of dx. Lanes behind C are overwritten by the next pixel."""
+    cdef Py_ssize_t w, c, j, step
+    cdef const real* at
+    cdef vec v
+    for w in range(W):
+        at, step, c = sums + columns[w].first * C, columns[w].step * C, 0
+        if columns[w].count == 1:
+            while c < C:
+                (<vec*> (to + c))[0] = (<const vec*> (at + c))[0]
+                c += VL
+        elif columns[w].count == 0:
+            while c < C:
+                (<vec*> (to + c))[0] = vec_set(0)
+                c += VL
+        else:
+            while c < C:
+                v = (<const vec*> (at + c))[0] + (<const vec*> (at + step + c))[0]
+                for j in range(2, columns[w].count):
+                    v = v + (<const vec*> (at + j * step + c))[0]
+                (<vec*> (to + c))[0] = v
+                c += VL
+        to += C
 
 
 def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tuple kernel,
@@ -236,8 +295,13 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
         return
     threads = num_threads if g.N * g.H * g.W * g.C > ITEM_WORK // 8 else 1
     line = (g.OW * g.C + 2 * VL) // VL * VL
-    size = (line + g.W * g.C + 2 * VL + 31) // 16 * 16
     table = (g.H + g.W) * <Py_ssize_t> sizeof(Cover) // <Py_ssize_t> sizeof(real)
+    # Whole steps of windows, which share their rows; and more than one item an image.
+    s.band = 8 // g.stride_h * g.stride_h if g.stride_h < 8 else 8
+    # Windows that reach a band: no more than start in it, and before it by less than they span.
+    s.windows = min(g.OH, (s.band + (g.KH - 1) * g.dilation_h) // g.stride_h + 1)
+    s.line, g.streams = line, is_large(g, 1)
+    size = ((s.windows + 1) * line + g.W * g.C + 2 * VL + 31) // 16 * 16
     memory = scratch.take(2 * line + table + threads * size)
     s.counts, s.inverses = <vec*> memory, <vec*> (memory + line)
     s.rows = <Cover*> (memory + 2 * line)
@@ -250,9 +314,9 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
         count = columns_counted(g, i // g.C) if i < g.OW * g.C else 1
         memory[i], memory[line + i] = count, 1 / <real> count
         s.exact = s.exact and power_of_2(count)
-    s.band = min(g.stride_h, 8)  # rows that the same windows cover, and more than one item an image
     items = g.N * ((g.H + g.top + s.band - 1) // s.band)
     cdef const real* source = &dy[0, 0, 0, 0]
     cdef real* target = &dx[0, 0, 0, 0]
-    for item in prange(items, schedule="dynamic", chunksize=2, num_threads=threads, nogil=True):
+    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+                       nogil=True):
         average_back(&s, source, target, item, work + threadid() * size)
