@@ -280,8 +280,8 @@ cdef class ConvPoolPlan:
         cdef int threads = self.gather.threads(num_threads)
         cdef char* scratch = <char*> self.scratch.take(threads * size // <Py_ssize_t> sizeof(real))
         self.conv.compute_y(x, w, b, False, z, num_threads)
-        for item in prange(self.N * self.g.OH, schedule="dynamic", chunksize=4, num_threads=threads,
-                           nogil=True):
+        for item in prange(self.N * self.g.OH, schedule="dynamic",
+                           chunksize=handful(self.N * self.g.OH), num_threads=threads, nogil=True):
             self.pool_row(z, relu, y, indices, scratch + threadid() * size, item)
 
     cdef void pool_row(self, const real* z, bint relu, real* y, int32_t* indices, char* scratch,
@@ -298,8 +298,8 @@ cdef class ConvPoolPlan:
         cdef real* packed = self.gather.pack(w, num_threads)
         cdef real* bias = self.gather.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.slot)
-        for item in prange(self.N * self.bands, schedule="dynamic", num_threads=threads,
-                           nogil=True):
+        for item in prange(self.N * self.bands, schedule="dynamic",
+                           chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
             self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
 
     cdef bint run_line(self, const real* x, const real* w, const real* b, bint relu, real* y,
@@ -311,8 +311,8 @@ cdef class ConvPoolPlan:
         cdef real* bias = self.line.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.line_slot)
         self.line.spoiled = False
-        for item in prange(self.N * self.bands, schedule="dynamic", num_threads=threads,
-                           nogil=True):
+        for item in prange(self.N * self.bands, schedule="dynamic",
+                           chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
             self.line_item(x, packed, bias, relu, y, indices,
                            scratch + threadid() * self.line_slot, item)
         return not self.line.spoiled
@@ -357,6 +357,7 @@ cdef class ConvPoolPlan:
         cdef ivec* where = <ivec*> (best + (planes + VL) * vectors)
         # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
         cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
+        cdef vec ignored = vec_set(0)
         z += rows.start * line
         for o in range(TILE // self.inner):
             for k in range(self.K):
@@ -371,7 +372,7 @@ cdef class ConvPoolPlan:
         if counted:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
-            max_across(&self.across, &row, y, indices)
+            max_across(False, &self.across, &row, y, indices, &ignored)
         else:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
             memcpy(y, row.y, self.g.OW * self.K * sizeof(real))

@@ -308,7 +308,8 @@ cdef class DepthwiseGather(Depthwise):
              * <Py_ssize_t> sizeof(real)) > STREAM_BYTES
             and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
+        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+                           num_threads=threads, nogil=True):
             self.run_item(x, packed, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return True

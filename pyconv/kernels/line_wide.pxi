@@ -453,7 +453,8 @@ cdef class LineWide:
         cdef real* scratch = self.scratch.take(threads * self.area)
         self.spoiled = False
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", num_threads=threads, nogil=True):
+        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+                           num_threads=threads, nogil=True):
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled

@@ -89,11 +89,6 @@ cdef inline void fetch(const real* x, Py_ssize_t rows, Py_ssize_t line,
             i += LINE
 
 
-cdef inline Py_ssize_t handful(Py_ssize_t items) noexcept nogil:
-    """How many rows a thread takes at once: to ask for each costs more than to compute it."""
-    return 1 + items // (2 * ITEMS)
-
-
 cdef inline bint in_one_pass(const Window* g) noexcept nogil:
     """Whether to visit each window's KH x KW pixels, with vectors along C, and not rows, then columns.
 

@@ -300,12 +300,14 @@ cdef class Winograd:
             memcpy(bias + self.block, b, self.K * sizeof(real))  # after zeros, where products start
         with nogil:
             region_starts(is_shared(self.work))
-            for item in prange(filters + inputs, schedule="dynamic", num_threads=threads):
+            for item in prange(filters + inputs, schedule="dynamic",
+                               chunksize=handful(filters + inputs), num_threads=threads):
                 self.prepare_item(x, w, u, last_w, v, scratch + threadid() * self.area, filters, item)
                 item_ends()
             self.known = True
             region_starts(is_shared(self.work))
-            for item in prange(self.items, schedule="dynamic", num_threads=threads):
+            for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+                               num_threads=threads):
                 self.run_item(x, w, u, v, bias, relu, y, scratch + threadid() * self.area, item)
                 item_ends()
         return not self.spoiled

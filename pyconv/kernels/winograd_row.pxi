@@ -338,11 +338,11 @@ cdef class RowWinogradFilter:
                 threads = 1
             region_starts(is_shared(self.work) and self.parts * size >= TINY)
             for row in prange(rows, schedule="static", num_threads=threads):
-                add_rows(partials + row * self.K, self.parts - 1, size, dw + row * self.K, self.K)
+                add_row_parts(partials + row * self.K, self.parts - 1, size, dw + row * self.K, self.K)
                 item_ends()
             if db != NULL:
                 for row in range(self.groups * self.k_chunks):
-                    add_rows(sums + k_padded + row * self.padded, self.parts - 1, k_padded,
+                    add_row_parts(sums + k_padded + row * self.padded, self.parts - 1, k_padded,
                              sums + row * self.padded, self.padded)
                 for row in range(self.K):
                     item = row % self.K_group
@@ -450,7 +450,7 @@ cdef class RowWinogradFilter:
             self.spoiled = True
 
 
-cdef void add_rows(const real* parts, Py_ssize_t count, Py_ssize_t step, real* total,
+cdef void add_row_parts(const real* parts, Py_ssize_t count, Py_ssize_t step, real* total,
                    Py_ssize_t size) noexcept nogil:
     """total[k] += parts[k], parts[step + k], ..."""
     cdef Py_ssize_t part, k
