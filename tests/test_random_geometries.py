@@ -164,7 +164,7 @@ def check_conv(case, dtype, expected):
 
 
 @pytest.mark.parametrize("item", range(24))
-def test_convolutions(item, dtype, isa):
+def test_convolutions(item, dtype, isa, direct):
     for case in drawn("conv", item)[0]:
         check_conv(case, dtype, cases.solved(case))
 
@@ -212,7 +212,7 @@ def test_the_smallest_convolution_that_fails(data):
 
 
 @pytest.mark.parametrize("item", range(10))
-def test_transposed_convolutions(item, dtype, isa):
+def test_transposed_convolutions(item, dtype, isa, direct):
     for case in drawn("transposed", item)[0]:
         x, w, b, dy = cases.transposed_arrays(case, dtype)
         for num_threads in THREADS:

@@ -56,7 +56,7 @@ cdef inline inlined spread_tile_back(
 ) noexcept nogil:
     """dx[at + r * line] += value * w[r] of each winner; `lanes` of the last vector."""
     cdef vec kept[2 * WINNER_ROWS]
-    cdef vec a, product
+    cdef vec a, total
     cdef vec* to
     cdef ivec inside = lanes_before(lanes)
     cdef Py_ssize_t r, v, i
@@ -68,11 +68,9 @@ cdef inline inlined spread_tile_back(
         for r in range(rows):
             for v in range(nv):
                 to = <vec*> (dx + winners[i].at + r * line + v * VL)
-                product = kept[r * nv + v] * a
-                if v == nv - 1:
-                    # Behind the run is the next pixel; infinity * 0 must not reach it.
-                    product = vec_where(inside, product, vec_set(0))
-                to[0] = to[0] + product
+                total = to[0] + kept[r * nv + v] * a
+                # Behind the run is the next pixel; infinity * 0 must not reach it.
+                to[0] = vec_where(inside, total, to[0]) if v == nv - 1 else total
 
 
 cdef void winners_tile_of(

@@ -140,6 +140,7 @@ cdef class Gather:
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
     cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
     cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
+    cdef bint cleared                              # what no tap reaches is 0, set beforehand
     cdef bint few                                  # pixels: too few to repay packing the weights
     cdef const real* w                             # the weights of this call
     cdef Phase* phases
@@ -338,7 +339,7 @@ cdef class Gather:
             pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
                      self.line // self.pixel, self.pixel, row, self.left,
                      (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
-        if self.clips:
+        if self.cleared:
             self.clear_phases(y, q0, rows, block0, block1)
         for block in range(block0, block1):
             channel = (block // self.blocks_group - group0) * self.C_group
@@ -388,7 +389,7 @@ cdef class Gather:
             row_step = self.TC * self.planar
         else:
             y += group * self.K_group + k
-        if self.clips and phase.taps == 0:
+        if self.cleared and phase.taps == 0:
             return
         if self.wide and not (self.clips and self.spoiled):
             self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
@@ -398,6 +399,9 @@ cdef class Gather:
                 for column in range(min(columns, self.outputs - q * columns)):
                     self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
                                    y + q * row_step + column * pixel)
+                    if relu:
+                        relu_span(y + q * row_step + column * pixel,
+                                  y + q * row_step + column * pixel, lanes)
             return
         tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
                       self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, w_step, b,
@@ -490,4 +494,5 @@ cdef class Gather:
             item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:
+        self.cleared = self.clips and b == NULL
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
