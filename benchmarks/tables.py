@@ -1,6 +1,6 @@
 """Turn what `pyconv bench --json` wrote into the Markdown tables of docs/performance.md.
 
-    python benchmarks/tables.py layers.json one_image.json threads.json --into docs/performance.md
+    python benchmarks/tables.py layers.json one_image.json networks.json --into docs/performance.md
 
 Each file may hold any of the tables. Without `--into` they are printed; with it, they replace what
 stands between the two marks in that file.
@@ -14,6 +14,8 @@ from statistics import geometric_mean
 
 BEGIN, END = "<!-- begin of benchmarks/tables.py -->\n", "<!-- end of benchmarks/tables.py -->\n"
 TITLES = {"layers": "Layers", "one_image": "One image", "extra": "Other shapes"}
+MODES = {"train": "Training step, 64 images, Adam", "infer_64": "Inference, 64 images",
+         "infer_1": "Inference, one image"}
 UNSTEADY = " \\* Half of the rounds took over 1.5 times the best: the machine had other work."
 CONV, POOL = ("forward", "dx", "dw"), ("max_forward", "max_backward", "avg_forward", "avg_backward")
 
@@ -103,8 +105,37 @@ def predictions(report):
             + " threads, of which the first is measured.\n\n")
 
 
+def networks(report):
+    """One table a mode: each network's time, and each peer's time and ratio; then memory."""
+    text = ""
+    for mode in dict.fromkeys(row["mode"] for row in report["rows"]):
+        chosen = [row for row in report["rows"] if row["mode"] == mode]
+        peers = [peer["name"] for peer in report["peers"]
+                 if any(row["peers"].get(peer["name"], {}).get("ratio") for row in chosen)]
+        heads = ["network", "threads", "ms"]
+        heads += [head for peer in peers for head in (f"{peer}, ms", "ratio")]
+        lines = [[row["network"] + (" \\*" if row["unsteady"] else ""), row["threads"],
+                  milliseconds(row["seconds"]),
+                  *compared({"peers": {name: found for name, found in row["peers"].items()
+                                       if found["ratio"]}}, peers)] for row in chosen]
+        text += f"### {MODES[mode]}\n\n{table(heads, lines)}"
+        text += UNSTEADY.strip() + "\n\n" if any(row["unsteady"] for row in chosen) else ""
+    if report["memory"]:
+        sides = list(report["memory"][0]["bytes"])
+        lines = [[row["network"], *(f"{row['bytes'][side] / 1e6:.0f}" for side in sides)]
+                 for row in report["memory"]]
+        text += ("### Peak memory of a training step of 64 images, above the imported library, MB\n\n"
+                 + table(["network", *sides], lines))
+    return text
+
+
 def tables(report):
     """All tables of one report, under a heading each."""
+    if report["section"] == "networks":
+        m = report["machine"]
+        peers = ", ".join(f"{p['name']} {p['version']}" for p in report["peers"])
+        return (f"## Networks\n\n{m['cpu']}, {m['cpus']} CPUs, kernels {m['isa']}. pyconv {m['pyconv']} "
+                f"({m['commit']}), {peers}; {m['date'][:10]}.\n\n{networks(report)}")
     if report["predictions"]:
         return f"## More threads: predicted, not measured\n\n{machine(report)}{predictions(report)}"
     conv, pool = layers(report, "conv", CONV), layers(report, "pool", POOL)
