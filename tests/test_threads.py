@@ -104,7 +104,7 @@ print(pyconv.get_num_threads())
 
 @pytest.mark.parametrize(
     ("theirs", "spins"),
-    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+    [({}, "40000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
 )
 def test_threads_spin_shortly(run_python, theirs, spins):
     done = run_python("import pyconv, os; print('GOMP_SPINCOUNT' in os.environ)",
