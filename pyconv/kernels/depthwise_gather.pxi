@@ -60,7 +60,7 @@ cdef extern from *:
 
     /* y = b + sum over columns of taps, then rows of taps, of x * w. Two forms, which sum in the same
        order; in C, because GCC unrolls Cython's loops only in part, and sums that it indexes do not stay
-       in registers. Here KH x KW taps without dilation, at most TILE_WEIGHTS: vectors are loaded once. */
+       in registers. KH x KW taps without dilation, at most TILE_WEIGHTS: vectors are loaded once. */
     static inline __attribute__((always_inline)) void depthwise_whole_tile(
             const int rows, const int columns, const int KH, const int KW, const int step,
             const depthwise_steps* s, const real* x, const real* w, const real* b, int relu, real* y) {

@@ -343,7 +343,7 @@ cdef class RowWinogradFilter:
             if db != NULL:
                 for row in range(self.groups * self.k_chunks):
                     add_row_parts(sums + k_padded + row * self.padded, self.parts - 1, k_padded,
-                             sums + row * self.padded, self.padded)
+                                  sums + row * self.padded, self.padded)
                 for row in range(self.K):
                     item = row % self.K_group
                     db[row] = sums[(row // self.K_group * self.k_chunks + item // self.k_chunk)
@@ -451,7 +451,7 @@ cdef class RowWinogradFilter:
 
 
 cdef void add_row_parts(const real* parts, Py_ssize_t count, Py_ssize_t step, real* total,
-                   Py_ssize_t size) noexcept nogil:
+                        Py_ssize_t size) noexcept nogil:
     """total[k] += parts[k], parts[step + k], ..."""
     cdef Py_ssize_t part, k
     for part in range(count):
