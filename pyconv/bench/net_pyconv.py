@@ -10,11 +10,8 @@ sys.path.append(sys.path.pop(0))
 import numpy as np
 
 import pyconv
-from pyconv import zoo
+from pyconv.bench.networks import NETWORKS
 from pyconv.bench.peer_protocol import serve
-
-NETWORKS = {"signs": zoo.signs_convnet, "lenet5": zoo.lenet5, "vgg_small": zoo.vgg_small,
-            "resnet20": zoo.resnet20}
 
 
 def prepare(problem, direction):
