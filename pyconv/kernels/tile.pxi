@@ -253,7 +253,7 @@ cdef void clipped_lines(
     """`pixel_lines` of fewer channels than their vectors hold: by way of a tile that has room."""
     cdef vec[24] tile
     cdef Block part = block[0]
-    cdef Py_ssize_t line, pixel, i
+    cdef Py_ssize_t line, pixel, i, count
     cdef real* to
     part.lines = part.tiles = 1
     part.y_step = nv * VL
@@ -261,15 +261,15 @@ cdef void clipped_lines(
         pixel = 0
         while pixel < pixels:
             to = y + line * block.y_line + pixel * block.y_step
-            rows = min(rows, pixels - pixel)
+            count = min(rows, pixels - pixel)
             if block.b == NULL:
-                for i in range(rows):
+                for i in range(count):
                     copy_short(<real*> tile + i * nv * VL, to + i * block.y_step, lanes)
-            pixel_tiles_of(rows, nv, &part, x + line * block.x_line + pixel * block.x_step, w,
+            pixel_tiles_of(count, nv, &part, x + line * block.x_line + pixel * block.x_step, w,
                            <real*> tile)
-            for i in range(rows):
+            for i in range(count):
                 copy_short(to + i * block.y_step, <real*> tile + i * nv * VL, lanes)
-            pixel += rows
+            pixel += count
 
 
 cdef void filter_tile_of(
