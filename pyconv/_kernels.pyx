@@ -24,6 +24,7 @@ include "kernels/winograd_row.pxi"  # dw of others, along the rows only
 include "kernels/line_wide_tile.pxi"  # transforms and tiles of Winograd along the rows
 include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
 include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
+include "kernels/depthwise_strip.pxi"  # the tile for common ones
 include "kernels/depthwise_gather.pxi"  # y and dx of them
 include "kernels/depthwise_filter.pxi"  # dw and db of them
 include "kernels/conv.pxi"         # the plan of one convolution

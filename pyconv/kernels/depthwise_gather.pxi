@@ -12,18 +12,9 @@ from libc.string cimport memcpy, memset
 cdef extern from *:
     """
     #if defined(__AVX512F__)
-    #define TILE_COLUMNS 4  /* x 4 rows: 16 sums, 9 of weights, in 32 registers */
-    #define TILE_WEIGHTS 9
-    #define IN_REGISTER "v"
+    #define TILE_COLUMNS 4  /* x 4 rows: 16 sums, 5 of weights, in 32 registers */
     #else
     #define TILE_COLUMNS 2  /* 8 sums, 5 of weights, in 16 registers */
-    #define TILE_WEIGHTS 0
-    #define IN_REGISTER "x"
-    #endif
-    #if defined(__SSE2__)   /* so that GCC does not load it again for each product */
-    #define LOAD(v, p) vec v = *(const vec*) (p); __asm__("" : "+" IN_REGISTER (v))
-    #else
-    #define LOAD(v, p) vec v = *(const vec*) (p)
     #endif
 
     typedef struct {        /* the taps of a phase, as its tiles read them */
@@ -31,13 +22,14 @@ cdef extern from *:
         Py_ssize_t down, across;    /* rows of the input between rows of taps, and the same of columns */
         Py_ssize_t top, left;       /* the first tap */
         Py_ssize_t first;           /* of the taps of all phases */
+        Py_ssize_t strip;           /* their shape, if `depthwise_strip` knows it, or 0 */
         Py_ssize_t* offset;         /* of each column of taps, in the input that is read */
         Py_ssize_t* patch_offset;   /* and in a tile's own copy */
     } depthwise_taps;
 
     typedef struct {        /* between the vectors that a tile reads and writes */
         Py_ssize_t step_h;  /* input rows between outputs */
-        Py_ssize_t x_row, x_step, x_tap, y_row, y_step;
+        Py_ssize_t x_row, x_step, y_row, y_step;
         int streams;        /* past the caches */
     } depthwise_steps;
 
@@ -58,35 +50,9 @@ cdef extern from *:
             }
     }
 
-    /* y = b + sum over columns of taps, then rows of taps, of x * w. Two forms, which sum in the same
-       order; in C, because GCC unrolls Cython's loops only in part, and sums that it indexes do not stay
-       in registers. KH x KW taps without dilation, at most TILE_WEIGHTS: vectors are loaded once. */
-    static inline __attribute__((always_inline)) void depthwise_whole_tile(
-            const int rows, const int columns, const int KH, const int KW, const int step,
-            const depthwise_steps* s, const real* x, const real* w, const real* b, int relu, real* y) {
-        vec acc[16], wv[9];
-        _Pragma("GCC unroll 16")
-        for (int i = 0; i < rows * columns; i++) acc[i] = *(const vec*) b;
-        _Pragma("GCC unroll 9")
-        for (int k = 0; k < KH * KW; k++) wv[k] = *(const vec*) (w + k * VL);
-        _Pragma("GCC unroll 16")
-        for (int j = 0; j < (columns - 1) * step + KW; j++, x += s->x_tap) {
-            const real* p = x;
-            _Pragma("GCC unroll 16")
-            for (int i = 0; i < (rows - 1) * step + KH; i++, p += s->x_row) {
-                LOAD(v, p);
-                _Pragma("GCC unroll 4")
-                for (int r = 0; r < rows; r++)
-                    _Pragma("GCC unroll 4")
-                    for (int c = 0; c < columns; c++)
-                        if (r * step <= i && i < r * step + KH && c * step <= j && j < c * step + KW)
-                            acc[r * columns + c] += wv[(j - c * step) * KH + i - r * step] * v;
-            }
-        }
-        depthwise_store(rows, columns, s, acc, relu, y);
-    }
-
-    /* KH and step_h are constants, of taps without dilation, or 0: any, and no load is shared. */
+    /* y = b + sum over columns of taps, then rows of taps, of x * w; in C, because GCC unrolls Cython's
+       loops only in part, and sums that it indexes do not stay in registers.
+       KH and step_h are constants, of taps without dilation, or 0: any, and no load is shared. */
     static inline __attribute__((always_inline)) void depthwise_tile(
             const int rows, const int columns, const int KH, const int step_h,
             const depthwise_taps* taps, const Py_ssize_t* offset, const depthwise_steps* s,
@@ -115,7 +81,8 @@ cdef extern from *:
             for (int i = 0; i < (rows - 1) * step_h + KH; i++, p += s->x_row)
                 _Pragma("GCC unroll 4")
                 for (int j = 0; j < columns; j++) {
-                    LOAD(v, p + j * s->x_step);
+                    vec v = *(const vec*) (p + j * s->x_step);
+                    KEEP(v);
                     _Pragma("GCC unroll 4")
                     for (int r = 0; r < rows; r++)
                         if (r * step_h <= i && i < r * step_h + KH)
@@ -125,19 +92,14 @@ cdef extern from *:
         depthwise_store(rows, columns, s, acc, relu, y);
     }
     """
-    const Py_ssize_t TILE_COLUMNS, TILE_WEIGHTS
+    const Py_ssize_t TILE_COLUMNS
     ctypedef struct DepthwiseTaps "depthwise_taps":
-        Py_ssize_t rows, columns, down, across, top, left, first
+        Py_ssize_t rows, columns, down, across, top, left, first, strip
         Py_ssize_t* offset
         Py_ssize_t* patch_offset
     ctypedef struct DepthwiseSteps "depthwise_steps":
-        Py_ssize_t step_h, x_row, x_step, x_tap, y_row, y_step
+        Py_ssize_t step_h, x_row, x_step, y_row, y_step
         bint streams
-    void depthwise_whole_tile(
-        const Py_ssize_t rows, const Py_ssize_t columns, const Py_ssize_t KH, const Py_ssize_t KW,
-        const Py_ssize_t step, const DepthwiseSteps* s, const real* x, const real* w,
-        const real* b, bint relu, real* y,
-    ) noexcept nogil
     void depthwise_tile(
         const Py_ssize_t rows, const Py_ssize_t columns, const Py_ssize_t KH,
         const Py_ssize_t step_h, const DepthwiseTaps* taps, const Py_ssize_t* offset,
@@ -147,6 +109,7 @@ cdef extern from *:
 cdef enum:
     TILE_ROWS = 4
     EDGY = 20       # columns of outputs
+    STRIP_BYTES = 4096  # of a row of the input: what 6 rows read and 4 write then fits in L1's 12 ways
 
 
 # A tile's shape must be a constant where it is inlined, hence one line a shape.
@@ -156,9 +119,7 @@ cdef void depthwise_tile_of(
     const DepthwiseSteps* s, const real* x, const real* w, const real* b, bint relu, real* y,
 ) noexcept nogil:
     """`depthwise_tile` of TILE_ROWS, 2 or 1 rows, TILE_COLUMNS or 1 columns."""
-    cdef Py_ssize_t KH = taps.rows if taps.down == 1 else 0, whole = 0
-    if KH * taps.columns <= TILE_WEIGHTS and s.x_step == s.x_tap * s.step_h:
-        whole = 100 * KH + 10 * taps.columns + s.step_h
+    cdef Py_ssize_t KH = taps.rows if taps.down == 1 else 0
     if columns == 1:
         if rows == TILE_ROWS:
             depthwise_tile(TILE_ROWS, 1, 0, 0, taps, offset, s, x, w, b, relu, y)
@@ -170,12 +131,6 @@ cdef void depthwise_tile_of(
         depthwise_tile(2, TILE_COLUMNS, 0, 0, taps, offset, s, x, w, b, relu, y)
     elif rows == 1:
         depthwise_tile(1, TILE_COLUMNS, 0, 0, taps, offset, s, x, w, b, relu, y)
-    elif whole == 331:
-        depthwise_whole_tile(TILE_ROWS, TILE_COLUMNS, 3, 3, 1, s, x, w, b, relu, y)
-    elif whole == 332:
-        depthwise_whole_tile(TILE_ROWS, TILE_COLUMNS, 3, 3, 2, s, x, w, b, relu, y)
-    elif whole == 221:
-        depthwise_whole_tile(TILE_ROWS, TILE_COLUMNS, 2, 2, 1, s, x, w, b, relu, y)
     elif KH == 3 and s.step_h == 1:
         depthwise_tile(TILE_ROWS, TILE_COLUMNS, 3, 1, taps, offset, s, x, w, b, relu, y)
     elif KH == 3 and s.step_h == 2:
@@ -195,19 +150,16 @@ cdef class DepthwiseGather(Depthwise):
     cdef DepthwiseTaps* of_phase
     cdef Py_ssize_t* tap_index      # in the filter, of each tap as it is packed
     cdef Py_ssize_t* tap_plane
-    cdef Workspace weights
+    cdef Workspace weights, zeros   # zeros: a row of the input outside the image
     cdef bint clips, copies, streams
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
         cdef Py_ssize_t p, t, n = 0, split = max(1, source[3] // target[3]), high = 1, count, pixel
         cdef DepthwiseTaps* taps
         self.TH, self.TW, self.clips = target[1], target[2], clips
-        # Copies of tiles at the edges cost more than one of the band where most tiles lie there.
-        self.copies = (source[3] != target[3] or target[3] < VL
-                       or target[2] < EDGY * stride[1])
         self.stride_h, self.stride_w = stride
         self.phase_count = len(phases)
-        self.weights = Workspace()
+        self.weights, self.zeros = Workspace(), Workspace()
         self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
         self.of_phase = <DepthwiseTaps*> malloc(self.phase_count * sizeof(DepthwiseTaps))
         count = split * sum(len(of_phase) for _, of_phase in phases) + 1
@@ -226,7 +178,7 @@ cdef class DepthwiseGather(Depthwise):
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase])
         # Taps in the order in which tiles read them, and where each column of them starts.
-        self.patch_columns = 1
+        self.patch_columns, strips = 1, True
         for p, (_, of_phase) in enumerate(phases):
             rows, columns = sorted({h for h, _, _ in of_phase}), sorted({w for _, w, _ in of_phase})
             index = {(h, w): i for h, w, i in of_phase}
@@ -236,6 +188,11 @@ cdef class DepthwiseGather(Depthwise):
             taps.down, taps.across = down, across
             taps.top, taps.left = (rows[0], columns[0]) if rows else (0, 0)
             taps.first = n
+            taps.strip = 0
+            if (split == down == across == 1 and self.step_h == self.step_w and target[3] >= VL
+                    and depthwise_strip_is_known(taps.rows, taps.columns, self.step_h)):
+                taps.strip = 100 * taps.rows + 10 * taps.columns + self.step_h
+            strips = strips and taps.strip > 0
             high = max(high, (TILE_ROWS - 1) * self.step_h + (len(rows) - 1) * down + 1)
             self.patch_columns = max(self.patch_columns, (TILE_COLUMNS - 1) * self.step_w
                                      + (len(columns) - 1) * across + 1)
@@ -245,6 +202,9 @@ cdef class DepthwiseGather(Depthwise):
                         self.tap_index[n], self.tap_plane[n] = index[h, w], plane
                         n += 1
         self.patch = high * self.patch_columns * VL
+        # Copies of tiles at the edges cost more than one of the band where most tiles lie there.
+        self.copies = (source[3] != target[3] or target[3] < VL
+                       or not strips and target[2] < EDGY * stride[1])
         n = 0
         pixel = self.pixel if self.copies else self.C
         for p in range(self.phase_count):
@@ -255,11 +215,14 @@ cdef class DepthwiseGather(Depthwise):
                 taps.offset[t] = t // split * taps.across * pixel + t % split * self.width
                 taps.patch_offset[t] = t // split * taps.across * VL
             n += taps.columns
+        zeros = VL
         if not self.copies:
             self.area = (self.patch + 15) // 16 * 16
             self.band = min(self.rows, (self.band + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS)
             self.bands = self.bands_of()
             self.items = self.N * self.bands
+            zeros = self.W * self.C + VL
+        memset(self.zeros.take(zeros), 0, zeros * sizeof(real))
 
     def __dealloc__(self):
         free(self.phases)
@@ -318,7 +281,7 @@ cdef class DepthwiseGather(Depthwise):
                        Py_ssize_t item) noexcept nogil:
         """One band of output rows of one image, some rows at a time: phases share what they read."""
         cdef Py_ssize_t n = item // self.bands, first = item % self.bands * self.band, q, p, at
-        cdef Py_ssize_t end = min(first + self.band, self.rows), last, count
+        cdef Py_ssize_t end = min(first + self.band, self.rows), last, count, most
         cdef const real* source = x + n * self.H * self.W * self.C
         if self.copies:
             self.read(x, n, first, end - first, scratch)
@@ -328,13 +291,46 @@ cdef class DepthwiseGather(Depthwise):
         while q < end:
             for p in range(self.phase_count):
                 last = min(end, self.phases[p].rows)
-                # The last tile is moved back rather than cut, if it can be.
-                at = max(first, min(q, last - TILE_ROWS))
+                if self.of_phase[p].strip:
+                    most, at = STRIP_ROWS, q
+                else:  # the last tile is moved back rather than cut, if it can be
+                    most, at = TILE_ROWS, max(first, min(q, last - TILE_ROWS))
                 while at < last and at < q + TILE_ROWS:
-                    count = TILE_ROWS if last - at >= TILE_ROWS else 2 if last - at >= 2 else 1
-                    self.run_rows(source, packed, relu, y, p, at, count, scratch)
+                    count = most if last - at >= most else 2 if last - at >= 2 else 1
+                    if self.of_phase[p].strip:
+                        self.run_strip(source, packed, relu, y, p, at, count)
+                    else:
+                        self.run_rows(source, packed, relu, y, p, at, count, scratch)
                     at += count
             q += TILE_ROWS
+
+    cdef void run_strip(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t p,
+                        Py_ssize_t q, Py_ssize_t rows) noexcept nogil:
+        """Rows q on of a phase of an image, all channels of some columns at a time."""
+        cdef const Phase* phase = &self.phases[p]
+        cdef const DepthwiseTaps* taps = &self.of_phase[p]
+        cdef DepthwiseStrips s
+        cdef Py_ssize_t i, v, c, columns, column = 0, w = taps.left, h = q * self.step_h + taps.top
+        cdef Py_ssize_t line = self.line if self.copies else self.W * self.C
+        cdef const real* b
+        s.pixel = self.pixel if self.copies else self.C
+        s.W, s.zeros, s.relu, s.streams = self.W, <const real*> self.zeros.data, relu, self.streams
+        s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
+        if self.copies:  # and padded: columns count from the copy's first
+            x += self.left * self.pixel
+            s.W, w = line // self.pixel, w - self.left
+        for i in range((rows - 1) * self.step_h + taps.rows):
+            s.row[i] = x + (h + i) * line if self.copies or 0 <= h + i < self.H else s.zeros
+        y += ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels
+        while column < phase.columns:
+            columns = even_part(phase.columns - column,
+                                max(4, STRIP_BYTES // (self.step_w * self.channels * sizeof(real))))
+            for v in range(self.vectors):
+                c = vector_place(v, self.channels)
+                b = packed + v * (1 + self.taps) * VL
+                depthwise_strip_of(rows, taps.strip, &s, c, w + column * self.step_w, columns, b,
+                                   b + (1 + taps.first) * VL, y + column * s.y_step + c)
+            column += columns
 
     cdef void run_rows(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t p,
                        Py_ssize_t q, Py_ssize_t rows, real* scratch) noexcept nogil:
@@ -352,7 +348,6 @@ cdef class DepthwiseGather(Depthwise):
         cdef bint inside, fetches = not self.copies and p == 0  # phases read the same
         cdef const real* b
         steps.step_h, steps.x_row, steps.x_step = self.step_h, line, self.step_w * pixel
-        steps.x_tap = pixel if taps.across == 1 and self.split == 1 else 0
         steps.streams = self.streams
         steps.y_row = self.stride_h * self.TW * self.channels
         steps.y_step = self.stride_w * self.channels
@@ -414,7 +409,6 @@ cdef class DepthwiseGather(Depthwise):
                         to[j] = load_part(row + j * self.C, self.channels)
             x = scratch
             steps.x_row, steps.x_step = self.patch_columns * VL, self.step_w * VL
-            steps.x_tap = VL if steps.x_tap else 0
         if self.channels >= VL:
             depthwise_tile_of(rows, columns, taps, taps.patch_offset, &steps, x, weights, b, relu, y)
             return
