@@ -87,7 +87,6 @@ cdef inline inlined line_in(
 # In C for its pragmas: where GCC unrolls late, sums stay in memory.
 cdef extern from *:
     """
-    #define prefetch_to_write(p) __builtin_prefetch(p, 1)
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #endif
@@ -148,7 +147,6 @@ cdef extern from *:
         return check;
     }
     """
-    void prefetch_to_write(const void* p) noexcept nogil
     void line_tile(
         int rows, int nv, const real* x, const Py_ssize_t* offset, Py_ssize_t length, const real* w,
         real* m) noexcept nogil

@@ -79,6 +79,7 @@ cdef inline inlined sum_tiles(
     cdef const real* from_x
     cdef const real* from_w
     cdef const real* p
+    cdef const real* next_x
     cdef real* to
     cdef real* to_y
     for line in range(block.lines):
@@ -94,8 +95,12 @@ cdef inline inlined sum_tiles(
                     for v in range(nv):
                         acc[i * nv + v] = (<const vec*> (block.b + v * VL))[0]
             from_w = w
+            for i in range(rows):
+                for v in range(nv):
+                    prefetch_to_write(to_y + (rows + i) * y_step + v * VL)
             for r in range(block.runs):
                 p = from_x + block.offset[r]
+                next_x = p + rows * x_step
                 for c in range(block.length):
                     for v in range(nv):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
@@ -105,6 +110,8 @@ cdef inline inlined sum_tiles(
                         for v in range(nv):
                             acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
                     p = p + c_step
+                    prefetch(next_x)
+                    next_x = next_x + rows
             if block.relu:
                 for i in range(rows):
                     for v in range(nv):
