@@ -16,6 +16,7 @@ include "kernels/wide.pxi"         # the same for few output channels, vectors a
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
+include "kernels/winograd_tile.pxi"  # tiles of Winograd: transforms, products
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
 include "kernels/line_tile.pxi"    # the same along rows alone, for other filters: its tiles

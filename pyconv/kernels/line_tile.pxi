@@ -90,8 +90,6 @@ cdef extern from *:
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #endif
-    #define UNROLLED _Pragma("GCC unroll 32")
-
     /* m[i] = sum over j < length of x[i * QUAD + offset[j]] * w[j], for `rows` tiles at one point. */
     static inline __attribute__((always_inline)) void line_tile(
             const int rows, const int nv, const real* x, const Py_ssize_t* offset,

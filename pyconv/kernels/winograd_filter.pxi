@@ -7,89 +7,6 @@
 # workspace; then it transforms the sum to a partial filter. The first part's partial filter is dw
 # itself, and the others are added to it in their order. db comes with the transform of dy.
 
-cdef inline inlined spread_line(
-    const real* y, Py_ssize_t from_step, real* to, Py_ssize_t to_step,
-) noexcept nogil:
-    """A y: 4 outputs to 6 points."""
-    cdef vec y0 = (<const vec*> y)[0]
-    cdef vec y1 = (<const vec*> (y + from_step))[0]
-    cdef vec y2 = (<const vec*> (y + 2 * from_step))[0]
-    cdef vec y3 = (<const vec*> (y + 3 * from_step))[0]
-    cdef vec even = y0 + TWO * y2
-    cdef vec odd = y1 + TWO * y3
-    (<vec*> to)[0] = y0
-    (<vec*> (to + to_step))[0] = even + ROOT_2 * odd
-    (<vec*> (to + 2 * to_step))[0] = even - ROOT_2 * odd
-    even = y0 + HALF * y2
-    odd = y1 + HALF * y3
-    (<vec*> (to + 3 * to_step))[0] = even + ROOT_HALF * odd
-    (<vec*> (to + 4 * to_step))[0] = even - ROOT_HALF * odd
-    (<vec*> (to + 5 * to_step))[0] = y3
-
-
-cdef inline inlined taps_line(
-    const real* q, Py_ssize_t from_step, real* to, Py_ssize_t to_step,
-) noexcept nogil:
-    """G^T q: 6 points to 3 taps."""
-    cdef vec q1 = (<const vec*> (q + from_step))[0]
-    cdef vec q2 = (<const vec*> (q + 2 * from_step))[0]
-    cdef vec q3 = (<const vec*> (q + 3 * from_step))[0]
-    cdef vec q4 = (<const vec*> (q + 4 * from_step))[0]
-    cdef vec even1 = q1 + q2, even2 = q3 + q4
-    (<vec*> to)[0] = ((<const vec*> q)[0] + SIXTH * even1) - TWO * THIRD * even2
-    (<vec*> (to + to_step))[0] = ROOT_2 * SIXTH * ((q1 - q2) - TWO * (q3 - q4))
-    (<vec*> (to + 2 * to_step))[0] = (<const vec*> (q + 5 * from_step))[0] + THIRD * (even1 - even2)
-
-
-cdef void spread_tile(
-    const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to, Py_ssize_t step, real* db,
-) noexcept nogil:
-    """to = A dy A^T of a vector of channels; db += the sum of the 4x4, if wanted."""
-    cdef vec36 t
-    cdef real* s = <real*> t
-    cdef vec sums
-    cdef Py_ssize_t i, j
-    for i in range(TILE):
-        for j in range(TILE):
-            prefetch(dy + i * line + (TILE + j) * pixel)
-    for j in range(TILE):
-        spread_line(dy + j * pixel, line, s + j * VL, TILE * VL)
-    for i in range(PATCH):
-        spread_line(s + i * TILE * VL, VL, to + i * PATCH * step, step)
-    if db != NULL:
-        sums = (<vec*> db)[0]
-        for i in range(TILE):
-            for j in range(TILE):
-                sums = sums + (<const vec*> (dy + i * line + j * pixel))[0]
-        (<vec*> db)[0] = sums
-
-
-cdef void taps_tile(
-    const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead, Py_ssize_t lanes,
-    vec* check,
-) noexcept nogil:
-    """dw = G^T q G, its taps `tap` apart; check becomes NaN where one is not finite.
-
-    `ahead` is where a later call will write: lines come slowly from memory, 9 places at once.
-    """
-    cdef vec36 t
-    cdef vec[3] r
-    cdef real* s = <real*> t
-    cdef Py_ssize_t i, j
-    for i in range(9):
-        prefetch(dw + i * tap + ahead)
-    for j in range(PATCH):
-        taps_line(q + j * step, PATCH * step, s + j * VL, PATCH * VL)
-    for i in range(3):
-        taps_line(s + i * PATCH * VL, VL, <real*> r, VL)
-        for j in range(3):
-            check[0] = check[0] + 0 * r[j]
-            if lanes == VL:
-                (<vec*> (dw + (3 * i + j) * tap))[0] = r[j]
-            else:
-                memcpy(dw + (3 * i + j) * tap, &r[j], lanes * sizeof(real))
-
-
 cdef class WinogradFilter:
     """dw and db of a convolution with 3x3 filters, stride 1 and one group.
 
@@ -197,9 +114,9 @@ cdef class WinogradFilter:
                 n = (tile + i) // self.tiles_image
                 row = (tile + i) % self.tiles_image // self.across * TILE
                 column = (tile + i) % self.across * TILE
-                input_tile_at(x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
-                              channels, row - self.top, column - self.left, patch,
-                              scratch + i * self.c_chunk, self.c_chunk, self.v_step)
+                input_tiles_at(x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
+                               channels, row - self.top, column - self.left, patch,
+                               scratch + i * self.c_chunk, RUN, self.v_step)
                 self.spread_tile_at(dy + n * self.OH * self.OW * self.K + k0, width, row, column,
                                     patch + POINTS * self.c_chunk, d, i, db)
             self.multiply(scratch, d, q, count, channels, width, first)
@@ -209,8 +126,8 @@ cdef class WinogradFilter:
         for c in range(channels):
             k = 0
             while k < width:
-                taps_tile(q + c * self.k_chunk + k, self.q_step, dw + c * self.K + k,
-                          self.C * self.K, 2 * self.K, min(VL, width - k), &check)
+                taps_tile(q + in_blocks(k, width, self.block, channels, c), self.q_step,
+                          dw + c * self.K + k, self.C * self.K, 2 * self.K, min(VL, width - k), &check)
                 k += VL
         if any_nan(check):
             self.spoiled = True
@@ -219,34 +136,36 @@ cdef class WinogradFilter:
                              Py_ssize_t column, real* patch, real* d, Py_ssize_t i,
                              real* db) noexcept nogil:
         """Tile i of the block, packed by channel blocks: [point, block, tile, lanes]."""
-        cdef Py_ssize_t line = self.OW * self.K, pixel = self.K, k = 0, block, lanes
+        cdef Py_ssize_t line = self.OW * self.K, pixel = self.K, k = 0
         cdef const real* p = dy + row * line + column * pixel
         if row + TILE > self.OH or column + TILE > self.OW or width % VL:
             line, pixel = TILE * self.k_chunk, self.k_chunk
             pad_rows(dy, self.OH, self.OW, self.K, patch, TILE, pixel, row, column, TILE, width)
             p = patch
         while k < width:
-            block = k // self.block * self.block
-            lanes = (min(self.block, width - block) + VL - 1) // VL * VL
-            spread_tile(p + k, line, pixel, d + block * self.most + i * lanes + k - block,
+            spread_tile(p + k, line, pixel, d + in_blocks(k, width, self.block, self.most, i),
                         self.d_step, NULL if db == NULL else db + k)
             k += VL
 
     cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t count,
                        Py_ssize_t channels, Py_ssize_t width, bint first) noexcept nogil:
-        """q = (if first) or += the 36 products of a block of tiles of x and of dy."""
-        cdef Py_ssize_t e, k, nv, no_offset = 0
-        cdef Block tiles = Block(1, 0, 0, 1, 0, self.k_chunk, &no_offset, 1, count, self.c_chunk,
-                                 0, NULL, False)
+        """q = (if first) or += the 36 products of a block of tiles of x and of dy.
+
+        q is [point, block, c, lanes].
+        """
+        cdef Py_ssize_t k, e, nv, last_nv = 0, rows = 0, tiles = 0, rest = 0
+        cdef const real* from_d
+        cdef real* to
         for e in range(POINTS):
-            if first:
-                memset(q, 0, channels * self.k_chunk * sizeof(real))
             k = 0
             while k < width:
                 nv = (min(self.block, width - k) + VL - 1) // VL
-                tiles.w_step = nv * VL
-                pixel_lines(channels, nv, nv * VL, &tiles, v, d + k * self.most, q + k)
+                if nv != last_nv:
+                    last_nv, rows = nv, even_part(channels, POINT_ROWS(nv))
+                    tiles, rest = channels // rows, channels % rows
+                from_d, to = d + e * self.d_step + k * self.most, q + e * self.q_step + k * channels
+                channels_at_point(rows, nv, tiles, first, v + e * self.v_step, count, self.c_chunk,
+                                  from_d, to)
+                channels_at_point(rest, nv, 1, first, v + e * self.v_step + tiles * rows, count,
+                                  self.c_chunk, from_d, to + tiles * rows * nv * VL)
                 k += self.block
-            v += self.v_step
-            d += self.d_step
-            q += self.q_step

@@ -1,0 +1,349 @@
+# Tiles of Winograd's F(4x4, 3x3): the transforms of one tile, and the products at one point.
+#
+# Interpolation is at 0, +-sqrt(2), +-1/sqrt(2) and infinity: least error of the sets tried (a third of
+# that of 0, +-1, +-2), and few operations: a pair +-p shares its even and odd halves. (Barabasz et al.,
+# arXiv:1803.10986; Alam et al., arXiv:2201.10369.) A sum of two products has an exact one: whichever is
+# fused, v3 and v4 round alike.
+#
+# In C for its pragmas: where GCC unrolls late, sums and half-transformed tiles stay in memory.
+
+cdef enum:
+    TILE = 4         # outputs, h and w, of a tile
+    PATCH = 6        # inputs, h and w, of a tile
+    POINTS = 36
+    RUN = 16         # channels of a tile that lie side by side: a constant, for the products
+
+
+cdef extern from *:
+    """
+    #define UNROLLED _Pragma("GCC unroll 36")
+    #define INLINED static inline __attribute__((always_inline))
+    #define prefetch(p) __builtin_prefetch(p)
+    #define ROOT_2 ((real) 1.41421356237309504880)
+    #define ROOT_HALF ((real) 0.70710678118654752440)
+    #define THIRD ((real) (1 / 3.0))
+    #define SIXTH ((real) (1 / 6.0))
+    #define HALF ((real) 0.5)
+    #define TWO ((real) 2)
+    #define FIVE_HALVES ((real) 2.5)
+    #define AT(p) (*(const vec*) (p))
+
+    /* B^T d: 6 inputs to 6 points. */
+    INLINED void input_line(vec d0, vec d1, vec d2, vec d3, vec d4, vec d5, vec* to) {
+        vec even = d4 - HALF * d2, odd = d3 - HALF * d1;
+        to[0] = (d0 + d4) - FIVE_HALVES * d2;
+        to[1] = even + ROOT_2 * odd;
+        to[2] = even - ROOT_2 * odd;
+        even = d4 - TWO * d2, odd = d3 - TWO * d1;
+        to[3] = even + ROOT_HALF * odd;
+        to[4] = even - ROOT_HALF * odd;
+        to[5] = (d1 + d5) - FIVE_HALVES * d3;
+    }
+
+    /* G g: 3 taps to 6 points. */
+    INLINED void filter_line(vec g0, vec g1, vec g2, vec* to) {
+        vec even = g0 + TWO * g2;
+        to[0] = g0;
+        to[1] = SIXTH * (even + ROOT_2 * g1);
+        to[2] = SIXTH * (even - ROOT_2 * g1);
+        even = g0 + HALF * g2;
+        to[3] = -TWO * THIRD * (even + ROOT_HALF * g1);
+        to[4] = -TWO * THIRD * (even - ROOT_HALF * g1);
+        to[5] = g2;
+    }
+
+    /* A^T m: 6 points to 4 outputs. */
+    INLINED void output_line(vec m0, vec m1, vec m2, vec m3, vec m4, vec m5, vec* to) {
+        vec even1 = m1 + m2, odd1 = m1 - m2, even2 = m3 + m4, odd2 = m3 - m4;
+        to[0] = m0 + (even1 + even2);
+        to[1] = ROOT_2 * (odd1 + HALF * odd2);
+        to[2] = TWO * even1 + HALF * even2;
+        to[3] = (m5 + TWO * ROOT_2 * odd1) + (HALF * ROOT_HALF) * odd2;
+    }
+
+    /* A y: 4 outputs to 6 points. */
+    INLINED void spread_line(vec y0, vec y1, vec y2, vec y3, vec* to) {
+        vec even = y0 + TWO * y2, odd = y1 + TWO * y3;
+        to[0] = y0;
+        to[1] = even + ROOT_2 * odd;
+        to[2] = even - ROOT_2 * odd;
+        even = y0 + HALF * y2, odd = y1 + HALF * y3;
+        to[3] = even + ROOT_HALF * odd;
+        to[4] = even - ROOT_HALF * odd;
+        to[5] = y3;
+    }
+
+    /* G^T q: 6 points to 3 taps. */
+    INLINED void taps_line(vec q0, vec q1, vec q2, vec q3, vec q4, vec q5, vec* to) {
+        vec even1 = q1 + q2, even2 = q3 + q4;
+        to[0] = (q0 + SIXTH * even1) - TWO * THIRD * even2;
+        to[1] = ROOT_2 * SIXTH * ((q1 - q2) - TWO * (q3 - q4));
+        to[2] = q5 + THIRD * (even1 - even2);
+    }
+
+    /* Rows of t, 6 points each, to lines of points `step` numbers apart. */
+    INLINED void input_lines(const vec* t, real* to, Py_ssize_t step) {
+        vec r[6];
+        UNROLLED for (int i = 0; i < 6; i++) {
+            input_line(t[i], t[6 + i], t[12 + i], t[18 + i], t[24 + i], t[30 + i], r);
+            UNROLLED for (int j = 0; j < 6; j++) *(vec*) (to + (6 * i + j) * step) = r[j];
+        }
+    }
+
+    /* to = B^T d B of the 6x6 pixels at x, a vector of channels. */
+    static void input_tile(const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
+                           Py_ssize_t step) {
+        vec t[36];
+        UNROLLED for (int i = 0; i < 6; i++)  /* what the next tile adds */
+            UNROLLED for (int j = 0; j < 4; j++) prefetch(x + i * line + (6 + j) * pixel);
+        UNROLLED for (int j = 0; j < 6; j++) {
+            const real* p = x + j * pixel;
+            input_line(AT(p), AT(p + line), AT(p + 2 * line), AT(p + 3 * line), AT(p + 4 * line),
+                       AT(p + 5 * line), t + 6 * j);
+        }
+        input_lines(t, to, step);
+    }
+
+    /* The same; zeros take the place of rows and columns that are not from `first` to `last` - 1. */
+    static void input_tile_at_edge(
+            const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
+            Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
+            Py_ssize_t step) {
+        static const vec zero;
+        const real* p[6];
+        Py_ssize_t next[6];
+        vec t[36];
+        UNROLLED for (int i = 0; i < 6; i++) {
+            int inside = i >= first_row && i < last_row;
+            p[i] = inside ? x + i * line : (const real*) &zero;
+            next[i] = inside ? pixel : 0;
+        }
+        for (Py_ssize_t j = 0; j < 6; j++) {
+            if (j < first_column || j >= last_column)
+                UNROLLED for (int i = 0; i < 6; i++) t[6 * j + i] = zero;
+            else
+                input_line(AT(p[0] + j * next[0]), AT(p[1] + j * next[1]), AT(p[2] + j * next[2]),
+                           AT(p[3] + j * next[3]), AT(p[4] + j * next[4]), AT(p[5] + j * next[5]),
+                           t + 6 * j);
+        }
+        input_lines(t, to, step);
+    }
+
+    /* to = G w G^T of 3x3 taps of a vector of output channels. `ahead` is where a later call will
+       read, if not 0: lines come slowly from memory, 9 places at once. */
+    static void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                               Py_ssize_t step) {
+        vec t[18], r[6];
+        if (ahead)
+            UNROLLED for (int i = 0; i < 9; i++) prefetch(w + i * tap + ahead);
+        UNROLLED for (int j = 0; j < 3; j++) {
+            const real* p = w + j * tap;
+            filter_line(AT(p), AT(p + 3 * tap), AT(p + 6 * tap), t + 6 * j);
+        }
+        UNROLLED for (int i = 0; i < 6; i++) {
+            filter_line(t[i], t[6 + i], t[12 + i], r);
+            UNROLLED for (int j = 0; j < 6; j++) *(vec*) (to + (6 * i + j) * step) = r[j];
+        }
+    }
+
+    /* y = A^T m A + b of rows x columns outputs; check becomes NaN where one is not finite. Parts of a
+       tile are computed by the same lines as whole ones, so that they fuse the same products. */
+    static void output_tile(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
+                            Py_ssize_t step, const real* b, int relu, real* y, Py_ssize_t line,
+                            Py_ssize_t pixel, vec* check) {
+        vec t[24], out[16], *r, bias = AT(b), seen = *check;
+        int whole = rows == 4 && columns == 4 && lanes == VL;
+        UNROLLED for (int j = 0; j < 6; j++) {
+            const real* p = m + j * step;
+            output_line(AT(p), AT(p + 6 * step), AT(p + 12 * step), AT(p + 18 * step),
+                        AT(p + 24 * step), AT(p + 30 * step), t + 4 * j);
+        }
+        UNROLLED for (int i = 0; i < 4; i++) {
+            r = out + 4 * i;
+            output_line(t[i], t[4 + i], t[8 + i], t[12 + i], t[16 + i], t[20 + i], r);
+            seen = seen + 0 * ((r[0] + r[1]) + (r[2] + r[3]));
+            UNROLLED for (int j = 0; j < 4; j++) r[j] = r[j] + bias;
+            if (relu)
+                UNROLLED for (int j = 0; j < 4; j++) r[j] = vec_relu(r[j]);
+            if (whole)
+                UNROLLED for (int j = 0; j < 4; j++) *(vec*) (y + i * line + j * pixel) = r[j];
+        }
+        for (Py_ssize_t i = 0; i < (whole ? 0 : rows); i++)
+            for (Py_ssize_t j = 0; j < columns; j++)
+                memcpy(y + i * line + j * pixel, out + 4 * i + j, lanes * sizeof(real));
+        *check = seen;
+    }
+
+    /* to = A dy A^T of a vector of channels; db += the sum of the 4x4, if wanted. */
+    static void spread_tile(const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to,
+                            Py_ssize_t step, real* db) {
+        vec t[24], r[6];
+        UNROLLED for (int i = 0; i < 4; i++)
+            UNROLLED for (int j = 0; j < 4; j++) prefetch(dy + i * line + (4 + j) * pixel);
+        UNROLLED for (int j = 0; j < 4; j++) {
+            const real* p = dy + j * pixel;
+            spread_line(AT(p), AT(p + line), AT(p + 2 * line), AT(p + 3 * line), t + 6 * j);
+        }
+        UNROLLED for (int i = 0; i < 6; i++) {
+            spread_line(t[i], t[6 + i], t[12 + i], t[18 + i], r);
+            UNROLLED for (int j = 0; j < 6; j++) *(vec*) (to + (6 * i + j) * step) = r[j];
+        }
+        if (db) {
+            vec sums = AT(db);
+            UNROLLED for (int i = 0; i < 4; i++)
+                UNROLLED for (int j = 0; j < 4; j++) sums = sums + AT(dy + i * line + j * pixel);
+            *(vec*) db = sums;
+        }
+    }
+
+    /* dw = G^T q G, its taps `tap` apart; check becomes NaN where one is not finite. `ahead` is where
+       a later call will write. */
+    static void taps_tile(const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead,
+                          Py_ssize_t lanes, vec* check) {
+        vec t[18], r[3];
+        UNROLLED for (int i = 0; i < 9; i++) prefetch(dw + i * tap + ahead);
+        UNROLLED for (int j = 0; j < 6; j++) {
+            const real* p = q + j * step;
+            taps_line(AT(p), AT(p + 6 * step), AT(p + 12 * step), AT(p + 18 * step),
+                      AT(p + 24 * step), AT(p + 30 * step), t + 3 * j);
+        }
+        UNROLLED for (int i = 0; i < 3; i++) {
+            taps_line(t[i], t[3 + i], t[6 + i], t[9 + i], t[12 + i], t[15 + i], r);
+            UNROLLED for (int j = 0; j < 3; j++) {
+                *check = *check + 0 * r[j];
+                if (lanes == VL) *(vec*) (dw + (3 * i + j) * tap) = r[j];
+                else memcpy(dw + (3 * i + j) * tap, &r[j], lanes * sizeof(real));
+            }
+        }
+    }
+
+    /* m[i, :] = (if fresh) or += sum over j < length of x[i * x_step + place(j)] * w[j], for `tiles`
+       times `rows` rows by nv vectors: place(j) = j / run * run_step + j % run * j_step. Steps that are
+       constants need no registers for addresses. */
+    INLINED void point_tiles(
+            const int rows, const int nv, const int x_step, Py_ssize_t tiles, int fresh, const real* x,
+            Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
+            real* m) {
+        vec sum[24], wv[2];
+        for (; tiles > 0; tiles--, x += rows * x_step, m += rows * nv * VL) {
+            const real *from_x = x, *from_w = w;
+            if (fresh)
+                UNROLLED for (int i = 0; i < rows * nv; i++) sum[i] = (vec) {0};
+            else
+                UNROLLED for (int i = 0; i < rows; i++)
+                    UNROLLED for (int v = 0; v < nv; v++) sum[i * nv + v] = AT(m + (i * nv + v) * VL);
+            for (Py_ssize_t left = length; left > 0; left -= run, from_x += run_step) {
+                const real* p = from_x;
+                for (Py_ssize_t j = left < run ? left : run; j > 0; j--) {
+                    UNROLLED for (int v = 0; v < nv; v++) wv[v] = AT(from_w + v * VL);
+                    from_w += nv * VL;
+                    UNROLLED for (int i = 0; i < rows; i++) {
+                        vec a = vec_set(p[i * x_step]);
+                        UNROLLED for (int v = 0; v < nv; v++)
+                            sum[i * nv + v] = sum[i * nv + v] + wv[v] * a;
+                    }
+                    p += j_step;
+                }
+            }
+            UNROLLED for (int i = 0; i < rows; i++)
+                UNROLLED for (int v = 0; v < nv; v++)
+                    *(vec*) (m + (i * nv + v) * VL) = sum[i * nv + v];
+        }
+    }
+
+    /* Rows of a tile of one vector: 16 sums and a vector of weights, or 12 in 16 registers. */
+    #define POINT_ROWS(nv) ((nv) == 2 ? TILE_2 : VEC_BYTES == 64 ? 16 : 12)
+    #define POINT(rows, nv) case 2 * (rows) + (nv) - 1: \
+        point_tiles(rows, nv, x_step, tiles, fresh, x, length, run, run_step, j_step, w, m); \
+        break;
+
+    /* `point_tiles` of 1 to POINT_ROWS rows: a tile's shape must be a constant where it is inlined. */
+    INLINED void point_tiles_of(
+            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, int fresh, const real* x,
+            Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
+            real* m) {
+        switch (2 * rows + nv - 1) {
+            POINT(1, 1) POINT(2, 1) POINT(3, 1) POINT(4, 1) POINT(5, 1) POINT(6, 1) POINT(7, 1)
+            POINT(8, 1) POINT(9, 1) POINT(10, 1) POINT(11, 1) POINT(12, 1)
+            POINT(1, 2) POINT(2, 2) POINT(3, 2) POINT(4, 2) POINT(5, 2) POINT(6, 2)
+    #if VEC_BYTES == 64
+            POINT(13, 1) POINT(14, 1) POINT(15, 1) POINT(16, 1)
+            POINT(7, 2) POINT(8, 2) POINT(9, 2) POINT(10, 2) POINT(11, 2) POINT(12, 2)
+    #endif
+        }
+    }
+
+    /* y and dx: rows are tiles, sums run over input channels, RUN of a tile side by side. */
+    static void tiles_at_point(
+            Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
+            Py_ssize_t channels, Py_ssize_t run_step, const real* u, real* m) {
+        point_tiles_of(rows, nv, 16, tiles, fresh, v, channels, 16, run_step, 1, u, m);
+    }
+
+    /* dw: rows are input channels, sums run over tiles, v_step apart. */
+    static void channels_at_point(
+            Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
+            Py_ssize_t length, Py_ssize_t v_step, const real* d, real* q) {
+        point_tiles_of(rows, nv, 1, tiles, fresh, v, length, length, 0, v_step, d, q);
+    }
+    """
+    const real HALF, TWO
+    void prefetch(const void* p) noexcept nogil
+    Py_ssize_t POINT_ROWS(Py_ssize_t nv) noexcept nogil
+    void input_tile(const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
+                    Py_ssize_t step) noexcept nogil
+    void input_tile_at_edge(
+        const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row, Py_ssize_t last_row,
+        Py_ssize_t first_column, Py_ssize_t last_column, real* to, Py_ssize_t step) noexcept nogil
+    void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                        Py_ssize_t step) noexcept nogil
+    void output_tile(
+        Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m, Py_ssize_t step,
+        const real* b, bint relu, real* y, Py_ssize_t line, Py_ssize_t pixel, vec* check) noexcept nogil
+    void spread_tile(const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to, Py_ssize_t step,
+                     real* db) noexcept nogil
+    void taps_tile(const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead,
+                   Py_ssize_t lanes, vec* check) noexcept nogil
+    void tiles_at_point(
+        Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v,
+        Py_ssize_t channels, Py_ssize_t run_step, const real* u,
+        real* m) noexcept nogil
+    void channels_at_point(
+        Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
+        Py_ssize_t v_step, const real* d, real* q) noexcept nogil
+
+
+cdef inline Py_ssize_t in_blocks(Py_ssize_t k, Py_ssize_t width, Py_ssize_t block, Py_ssize_t rows,
+                                 Py_ssize_t row) noexcept nogil:
+    """Where channel k of a row lies in [block, row, lanes], blocks of whole vectors out of `width`."""
+    cdef Py_ssize_t first = k // block * block
+    return first * rows + (min(block, width - first) + VL - 1) // VL * VL * row + k - first
+
+
+cdef void input_tiles_at(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, Py_ssize_t channels,
+    Py_ssize_t row, Py_ssize_t column, real* patch, real* to, Py_ssize_t run_step, Py_ssize_t step,
+) noexcept nogil:
+    """The transform of the patch at a pixel, zeros outside the image, of all of some channels.
+
+    RUN channels side by side, then `run_step` numbers on. Channels that end within a vector are copied
+    to `patch` first, [6, 6, whole vectors].
+    """
+    cdef Py_ssize_t line = W * C, pixel = C, c = 0
+    cdef Py_ssize_t first_row = max(0, -row), last_row = min(PATCH, H - row)
+    cdef Py_ssize_t first_column = max(0, -column), last_column = min(PATCH, W - column)
+    x += row * line + column * pixel
+    if channels % VL:
+        x -= row * line + column * pixel
+        pixel = (channels + VL - 1) // VL * VL
+        pad_rows(x, H, W, C, patch, PATCH, pixel, row, column, PATCH, channels)
+        x, line = patch, PATCH * pixel
+        first_row = first_column = 0
+        last_row = last_column = PATCH
+    while c < channels:
+        if (first_row == first_column == 0) and last_row == last_column == PATCH:
+            input_tile(x + c, line, pixel, to + c // RUN * run_step + c % RUN, step)
+        else:
+            input_tile_at_edge(x + c, line, pixel, first_row, last_row, first_column, last_column,
+                               to + c // RUN * run_step + c % RUN, step)
+        c += VL
