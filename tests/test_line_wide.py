@@ -1,4 +1,4 @@
-"""Winograd along the rows, F(4, KW), for few output channels; F(4x4, 3x3) is in test_winograd.py."""
+"""Winograd along the rows, F(4, r), for few output channels; F(4x4, 3x3) is in test_winograd.py."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from pyconv import _dispatch
 KERNELS = _dispatch.available_kernels()
 WIDE = [isa for isa in KERNELS if isa != "baseline"] or KERNELS
 
-# x shape, w shape, ((top, bottom), (left, right)), stride, dilation, directions that take it
+# x shape, w shape, ((top, bottom), (left, right)), stride, dilation, directions that take it, groups
 SHAPES = [
     ((3, 64, 64, 3), (4, 4, 3, 8), ((1, 2), (1, 2)), (1, 1), (1, 1), "y dx"),
     ((3, 28, 28, 1), (5, 5, 1, 6), ((2, 2), (2, 2)), (1, 1), (1, 1), "y dx"),
@@ -20,18 +20,39 @@ SHAPES = [
     ((2, 26, 27, 5), (3, 5, 5, 4), ((0, 2), (3, 0)), (1, 1), (2, 1), "y dx"),
     ((2, 24, 25, 4), (3, 3, 4, 7), ((1, 1), (0, 0)), (2, 1), (1, 1), "dx"),
     ((1, 20, 17, 2), (1, 3, 2, 5), ((0, 0), (4, 4)), (1, 1), (1, 1), "y dx"),
-    ((5, 9, 8, 67), (3, 3, 67, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), "y"),  # chunks of channels
+    ((5, 9, 10, 67), (3, 3, 67, 3), ((1, 1), (1, 1)), (1, 1), (1, 1), "y"),  # chunks of channels
     ((1, 300, 9, 2), (2, 4, 2, 2), ((0, 1), (1, 2)), (1, 1), (1, 1), "y dx"),
-    *(((2, 12, width, 3), (3, 3 + width % 3, 3, 1 + width % 8), ((1, 1), (1, 1)), (1, 1), (1, 1), "y")
+    *(((2, 12, width, 3), (3, 3 + width % 3, 3, 2 + width % 7), ((1, 1), (1, 1)), (1, 1), (1, 1), "y")
       for width in range(14, 40)),
+    # one part of 2, 6 and 7 taps; two and three
+    ((2, 21, 25, 9), (2, 2, 9, 8), ((0, 0), (0, 0)), (1, 1), (1, 1), "y"),
+    ((2, 22, 23, 8), (6, 6, 8, 12), ((2, 3), (2, 3)), (1, 1), (1, 1), "dx"),
+    ((2, 21, 24, 6), (7, 7, 6, 7), ((3, 3), (3, 3)), (1, 1), (1, 1), "y dx"),
+    ((1, 25, 23, 64), (7, 7, 64, 3), ((3, 3), (3, 3)), (1, 1), (1, 1), "y"),
+    ((2, 20, 21, 3), (3, 11, 3, 5), ((1, 1), (5, 5)), (1, 1), (1, 1), "y dx"),
+    ((1, 21, 45, 2), (2, 15, 2, 5), ((1, 0), (0, 20)), (1, 1), (1, 1), "y dx"),
+    # strides and dilations
+    ((3, 33, 35, 16), (3, 3, 16, 8), ((1, 1), (1, 1)), (2, 2), (1, 1), "y"),
+    ((2, 43, 58, 3), (7, 7, 3, 8), ((3, 3), (3, 3)), (2, 2), (1, 1), "y dx"),
+    ((2, 61, 67, 4), (5, 9, 4, 6), ((2, 2), (1, 4)), (3, 3), (1, 1), "y dx"),
+    ((2, 25, 27, 20), (3, 3, 20, 8), ((2, 2), (2, 2)), (1, 1), (2, 2), "y"),
+    ((2, 23, 31, 5), (5, 5, 5, 30), ((0, 0), (9, 5)), (1, 1), (1, 3), "dx"),
+    ((2, 63, 31, 5), (3, 3, 5, 8), ((2, 2), (1, 3)), (3, 1), (1, 4), "y dx"),
+    # groups: sets of two, five and one; the last set short
+    ((2, 20, 19, 40), (3, 3, 8, 40), ((1, 1), (1, 1)), (1, 1), (1, 1), "y dx", 5),
+    ((2, 20, 19, 21), (3, 3, 3, 21), ((1, 1), (1, 1)), (1, 1), (1, 1), "y dx", 7),
+    ((2, 20, 22, 72), (3, 3, 24, 18), ((1, 1), (1, 1)), (1, 1), (1, 1), "y", 3),
+    ((2, 20, 22, 80), (3, 4, 40, 12), ((1, 1), (1, 1)), (1, 1), (1, 1), "y", 2),
+    ((2, 41, 35, 16), (5, 5, 8, 14), ((2, 2), (2, 2)), (2, 2), (1, 1), "y dx", 2),
+    ((2, 20, 37, 16), (3, 3, 4, 32), ((1, 1), (1, 1)), (1, 1), (1, 2), "y dx", 4),
 ]
 
 
 class Case:
     """One convolution with random arrays, run by the kernels of one instruction set."""
 
-    def __init__(self, x, w, pads, stride, dilation, directions, seed=0):
-        self.pads, self.stride, self.dilation = pads, stride, dilation
+    def __init__(self, x, w, pads, stride, dilation, directions, groups=1, seed=0):
+        self.pads, self.stride, self.dilation, self.groups = pads, stride, dilation, groups
         self.directions = directions.split()
         OH, OW = ((n + sum(pad) - (k - 1) * d - 1) // s + 1 for n, pad, k, d, s in
                   zip(x[1:3], pads, w[:2], dilation, stride, strict=True))
@@ -44,7 +65,7 @@ class Case:
     def plan(self, isa, direct=False):
         return _dispatch.Kernels(isa).modules["f"].ConvPlan(
             self.x.shape, self.w.shape, self.dy.shape, self.stride, self.dilation,
-            (self.pads[0][0], self.pads[1][0]), 1, direct,
+            (self.pads[0][0], self.pads[1][0]), self.groups, direct,
         )
 
     def run(self, plan, threads=2, relu=False):
@@ -63,8 +84,11 @@ class Case:
             window = (slice(None), *(
                 slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in
                 zip(tap, self.dilation, dy.shape[1:3], self.stride, strict=True)))
-            y += padded[window] @ w[tap]
-            dpadded[window] += dy @ w[tap].T
+            for g in range(self.groups):
+                C, K = (slice(g * n // self.groups, (g + 1) * n // self.groups)
+                        for n in (x.shape[3], dy.shape[3]))
+                y[..., K] += padded[window][..., C] @ w[tap][:, K]
+                dpadded[(*window, C)] += dy[..., K] @ w[tap][:, K].T
         (top, _), (left, _) = self.pads
         dx = dpadded[:, top:top + x.shape[1], left:left + x.shape[2]]
         return [{"y": y, "dx": dx}[direction] for direction in self.directions]
@@ -90,7 +114,7 @@ def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
 
 
 def test_a_plan_gives_the_same_bits_again():
-    case, other = (Case(*SHAPES[5], seed) for seed in (0, 1))
+    case, other = (Case(*SHAPES[5], seed=seed) for seed in (0, 1))
     plan = case.plan(KERNELS[0])
     first = case.run(plan)
     other.x[0, 5, 5, 0] = np.nan
@@ -111,8 +135,8 @@ def test_relu(shape):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
 def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
-    for seed, shape in enumerate((*SHAPES[1:9], SHAPES[1])):
-        case = Case(*shape, seed)
+    for seed, shape in enumerate((*SHAPES[1:9], SHAPES[1], *SHAPES[36:])):
+        case = Case(*shape, seed=seed)
         array = getattr(case, name)
         array.flat[np.random.default_rng(seed).integers(array.size)] = value
         direct = case.run(case.plan(isa, direct=True))
@@ -133,14 +157,17 @@ def test_only_where_it_pays_and_not_when_refused():
     x, w = (4, 16, 16, 4), (3, 3, 4, 8)
     assert algorithms(x, w)[:2] == ["winograd"] * 2
     assert algorithms(x, w, dilation=(2, 1))[:2] == ["winograd"] * 2
-    assert algorithms(x, w, stride=(2, 1))[:2] == ["direct", "winograd"]
+    assert algorithms(x, w, stride=(2, 2))[0] == "winograd"
+    assert algorithms(x, w, dilation=(1, 2))[:2] == ["winograd"] * 2
+    assert algorithms(x, (3, 3, 2, 8), groups=2)[:2] == ["winograd"] * 2
+    assert algorithms(x, (3, 9, 4, 8))[:2] == ["winograd"] * 2
+    assert algorithms((64, 16, 7, 4), w)[:2] == ["winograd"] * 2
     assert algorithms((4, 16, 16, 9), (3, 3, 9, 8))[0] == "winograd"
     for refused in (  # more output channels are test_line.py's
         algorithms(x, w, direct=True), algorithms(x, w, dtype="d"),
-        algorithms(x, w, stride=(1, 2)), algorithms(x, w, dilation=(1, 2)),
-        algorithms(x, (3, 3, 2, 8), groups=2), algorithms(x, (3, 2, 4, 8)),
-        algorithms(x, (3, 6, 4, 8)), algorithms((64, 16, 7, 4), w), algorithms((1, 15, 17, 4), w),
-        algorithms((4, 16, 16, 1), (3, 3, 1, 2)),
+        algorithms(x, w, stride=(1, 2), dilation=(1, 2)), algorithms(x, (3, 1, 4, 8)),
+        algorithms((64, 16, 5, 4), w), algorithms((1, 15, 16, 4), w),
+        algorithms((4, 16, 16, 1), (1, 3, 1, 1)),
     ):
         assert refused == ["direct"] * 3
 

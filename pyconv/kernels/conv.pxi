@@ -45,10 +45,12 @@ cdef class ConvPlan:
             x, y, w, stride, dilation, groups, False)
         self.lined_dx = fits and not self.winograd_dx and line_pays(
             y, x, w, stride, dilation, groups, True)
-        self.few_y = not direct and not self.winograd_y and line_wide_pays(
-            x, y, groups, stride, (1, 1), self.phases_y())
-        self.few_dx = not direct and not self.winograd_dx and line_wide_pays(
-            y, x, groups, (1, 1), stride, self.phases_dx())
+        fits = fits and 1 in (stride[1], dilation[1])
+        d = dilation[1]
+        self.few_y = fits and not self.winograd_y and line_wide_pays(
+            x, y, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
+        self.few_dx = fits and not self.winograd_dx and line_wide_pays(
+            y, x, groups, (1, d), (stride[0], stride[1] * d), spread_columns(self.phases_dx(), d))
         self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
                         and rows_pay(x, y, w, stride, groups))
 
@@ -112,6 +114,20 @@ cdef class ConvPlan:
         return Line(self.y, self.x, self.groups, (1, d), (self.stride[0], self.stride[1] * d),
                     spread_columns(self.phases_dx(), d), (C_group * K, 1, K, K // self.groups))
 
+    cdef LineWide plan_wide_y(self):
+        C_group, K = self.w[2:]
+        d = self.dilation[1]
+        return LineWide(Gather(
+            self.x, self.y, self.groups, (self.stride[0], self.stride[1] * d), (1, d),
+            spread_columns(self.phases_y(), d), (C_group * K, K, 1, K // self.groups), False, False))
+
+    cdef LineWide plan_wide_dx(self):
+        C_group, K = self.w[2:]
+        d = self.dilation[1]
+        return LineWide(Gather(
+            self.y, self.x, self.groups, (1, d), (self.stride[0], self.stride[1] * d),
+            spread_columns(self.phases_dx(), d), (C_group * K, 1, K, K // self.groups), True, False))
+
     cdef plan_dw(self):
         """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""
         KH, KW, C, K = self.w
@@ -133,7 +149,7 @@ cdef class ConvPlan:
         if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
             return
         if self.few_y and self.wide_y is None:
-            self.wide_y = LineWide(self.plan_y())
+            self.wide_y = self.plan_wide_y()
         if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads):
             return
         if self.depthwise:
@@ -163,7 +179,7 @@ cdef class ConvPlan:
         if self.splits and self.depthwise_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.few_dx and self.wide_dx is None:
-            self.wide_dx = LineWide(self.plan_dx())
+            self.wide_dx = self.plan_wide_dx()
         if self.few_dx and self.wide_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.to_dx is None:

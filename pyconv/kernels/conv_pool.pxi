@@ -218,8 +218,8 @@ cdef class ConvPoolPlan:
         self.slot = self.gather.area + (self.z_size + 63) // 64 * 64 + (
             max_scratch(&self.g) // <Py_ssize_t> sizeof(real)
             + 2 * self.K * (self.gather.planar + VL) + 64)
-        if self.conv.few_y:
-            self.line = LineWide(self.gather)
+        if self.conv.few_y and groups == dilation[1] == 1:
+            self.line = self.conv.plan_wide_y()
             self.inner, self.across = 1, self.g
             if self.g.left == 0 and self.g.KW == self.g.stride_w and self.g.OW * self.g.KW <= self.g.W:
                 self.inner = 4 if self.g.KW % 4 == 0 else 2 if self.g.KW % 2 == 0 else 1
@@ -266,9 +266,9 @@ cdef class ConvPoolPlan:
 
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
-        if self.conv.winograd_y or self.conv.lined_y:
+        if self.conv.winograd_y or self.conv.lined_y or self.conv.few_y and self.line is None:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
-        elif not (self.conv.few_y and self.run_line(x, w, b, relu, y, indices, num_threads)):
+        elif not (self.line is not None and self.run_line(x, w, b, relu, y, indices, num_threads)):
             self.run_fused(x, w, b, relu, y, indices, num_threads)
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
@@ -330,7 +330,7 @@ cdef class ConvPoolPlan:
             if self.line.run_rows(
                     x + n * size, x + self.N * size, packed, b, False, scratch, q,
                     min(self.line.band, q1 - q), NULL, z + (q - q0) * self.line.v_row,
-                    self.line_plane):
+                    self.line_plane, 0):
                 self.line.spoiled = True
             q += self.line.band
         for p in range(first, end):

@@ -1,8 +1,9 @@
 # The arithmetic of Winograd along the rows (see line_wide.pxi): transforms, and the tile of products.
 #
-# Points are +-1/2, +-2, for KW = 4 and 5 also +-1, for KW = 3 and 5 also 0, and infinity. Each pair +-p
+# Points are +-1/2, +-2, for r = 4 and 5 also +-1, for r = 3 and 5 also 0, and infinity. Each pair +-p
 # shares its even and odd halves. The largest error seen is 7e-6 of the outputs' rms. A^T has powers of
-# two only, so that rounding does not depend on which of its products are fused with a sum.
+# two only, so that rounding does not depend on which of its products are fused with a sum. For r = 2, 6
+# and 7 the points, B^T and errors are those of line_tile.pxi.
 
 cdef extern from *:
     """
@@ -20,10 +21,17 @@ cdef extern from *:
     const real EIGHTH, QUARTER, FIVE_QUARTERS, FOUR, SEVENTEEN_QUARTERS
     const real FIVE, TWENTYONE_QUARTERS, EIGHT
 
-cdef dict WIDE_POINTS = {  # finite ones by KW, in the order of the transforms
+cdef list signed(tuple values):
+    return [sign * p for p in values for sign in (1, -1)]
+
+
+cdef dict WIDE_POINTS = {  # finite ones by r, in the order of the transforms
+    2: [*signed(LINE_PAIRS[2]), 0],
     3: [0, 0.5, -0.5, 2, -2],
     4: [0.5, -0.5, 1, -1, 2, -2],
     5: [0, 0.5, -0.5, 1, -1, 2, -2],
+    6: [*signed(LINE_PAIRS[4]), 0],
+    7: [*signed(LINE_PAIRS[4]), 0],
 }
 
 
@@ -108,6 +116,25 @@ cdef inline inlined line_inputs(
         while s < quads:
             line_input(points, x + c * plane + s, offset, v + c * v_plane + s, v_point)
             s += VL
+
+
+cdef void line_inputs_of(
+    Py_ssize_t points, const LineTable* table, const real* x, Py_ssize_t plane,
+    const Py_ssize_t* offset, Py_ssize_t quads, Py_ssize_t channels, real* v, Py_ssize_t v_plane,
+    Py_ssize_t v_point,
+) noexcept nogil:
+    """`line_inputs` of 6 to 8 points; of 5, 9 or 10 by the transforms of line_tile.pxi."""
+    cdef Py_ssize_t c
+    if points == 6:
+        line_inputs(6, x, plane, offset, quads, channels, v, v_plane, v_point)
+    elif points == 7:
+        line_inputs(7, x, plane, offset, quads, channels, v, v_plane, v_point)
+    elif points == 8:
+        line_inputs(8, x, plane, offset, quads, channels, v, v_plane, v_point)
+    else:
+        for c in range(channels):
+            line_in_of((points - 1) // 2, 2 - points % 2, table, x + c * plane, offset, quads,
+                       v + c * v_plane, v_point)
 
 
 cdef inline inlined line_wide_tile(
@@ -228,9 +255,30 @@ cdef inline Py_ssize_t line_vectors(Py_ssize_t K, Py_ssize_t left) noexcept nogi
     return even_part(left, min(most, 4))
 
 
+cdef inline inlined pair_output(
+    const Py_ssize_t pairs, const Py_ssize_t kind, const LineTable* table, const real* m,
+    Py_ssize_t step, vec* y,
+) noexcept nogil:
+    """A^T m by the points of line_tile.pxi."""
+    cdef vec even, odd
+    cdef Py_ssize_t k
+    y[0] = (<const vec*> (m + 2 * pairs * step))[0]
+    y[1] = y[2] = y[3] = vec_set(0)
+    if kind == 2:
+        y[3] = (<const vec*> (m + (2 * pairs + 1) * step))[0]
+    for k in range(pairs):
+        even = (<const vec*> (m + 2 * k * step))[0] + (<const vec*> (m + (2 * k + 1) * step))[0]
+        odd = (<const vec*> (m + 2 * k * step))[0] - (<const vec*> (m + (2 * k + 1) * step))[0]
+        y[0] = y[0] + even
+        y[1] = y[1] + table.power[k][0] * odd
+        y[2] = y[2] + table.power[k][1] * even
+        y[3] = y[3] + table.power[k][2] * odd
+
+
 cdef inline inlined line_outputs(
-    const Py_ssize_t points, const real* m, Py_ssize_t m_plane, Py_ssize_t K, Py_ssize_t lanes,
-    const real* b, bint relu, real* z, Py_ssize_t z_plane, Py_ssize_t z_pixel, vec* check,
+    const Py_ssize_t points, const LineTable* table, const real* m, Py_ssize_t m_plane, Py_ssize_t K,
+    Py_ssize_t lanes, const real* b, bint relu, real* z, Py_ssize_t z_plane, Py_ssize_t z_pixel,
+    vec* check,
 ) noexcept nogil:
     """z = A^T m + b of K channels and a strip; check becomes NaN where one is not finite."""
     cdef vec[4] y
@@ -240,7 +288,11 @@ cdef inline inlined line_outputs(
         bias = vec_set(b[k])
         s = 0
         while s < lanes:
-            line_output(points, m + k * m_plane + s, K * m_plane, y)
+            if 6 <= points <= 8:
+                line_output(points, m + k * m_plane + s, K * m_plane, y)
+            else:
+                pair_output((points - 1) // 2, 2 - points % 2, table, m + k * m_plane + s, K * m_plane,
+                            y)
             bad = bad + 0 * ((y[0] + y[1]) + (y[2] + y[3]))
             for j in range(TILE):
                 a = y[j] + bias
@@ -249,3 +301,23 @@ cdef inline inlined line_outputs(
                 (<vec*> (z + j * z_pixel + k * z_plane + s))[0] = a
             s += VL
     check[0] = bad
+
+
+cdef void line_outputs_of(
+    Py_ssize_t points, const LineTable* table, const real* m, Py_ssize_t m_plane, Py_ssize_t K,
+    Py_ssize_t lanes, const real* b, bint relu, real* z, Py_ssize_t z_plane, Py_ssize_t z_pixel,
+    vec* check,
+) noexcept nogil:
+    """`line_outputs` of 5 to 10 points."""
+    if points == 5:
+        line_outputs(5, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
+    elif points == 6:
+        line_outputs(6, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
+    elif points == 7:
+        line_outputs(7, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
+    elif points == 8:
+        line_outputs(8, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
+    elif points == 9:
+        line_outputs(9, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
+    else:
+        line_outputs(10, table, m, m_plane, K, lanes, b, relu, z, z_plane, z_pixel, check)
