@@ -1,16 +1,16 @@
 # The reduction: dw sums, over all output pixels, an input pixel's channels times dy; db sums dy.
 #
 # The output rows of the whole batch are cut into fixed *parts*. A work item sums one part for a chunk
-# of input by a chunk of output channels, a band of about 192 pixels at a time (a block of the band's
-# dy, packed, and the input that it meets then come from L1 and L2 for every tile; the tiles fetch the
-# next band meanwhile), into a partial filter of its own. At the end the partial filters are added in
-# the order of the parts.
+# of input by a chunk of output channels, a band of about 200 pixels at a time, into a partial filter of
+# its own. A block of the band's dy, and the input that it meets, are packed as the tiles read them, and
+# come from L1 and L2; the tiles fetch the next band of dy meanwhile. At the end the partial filters are
+# added in the order of the parts.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    BAND_PIXELS = 192           # x 32 channels x 4 bytes of dy: 24 KB of a 32 to 48 KB L1
+    BAND_PIXELS = 224           # x 32 channels x 4 bytes of dy: 28 KB of a 48 KB L1, as AVX-512 has it
     PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by
     PARTIALS_BYTES = 16_777_216
 
@@ -25,6 +25,45 @@ cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t nv, vec* sums)
         x += nv * VL
     sums[nv - 1] = high
     sums[0] = low
+
+
+cdef void pack_panels(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, real* band, Py_ssize_t panel,
+    Py_ssize_t plane, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t step_h, Py_ssize_t column,
+    Py_ssize_t columns, Py_ssize_t step_w, Py_ssize_t channels,
+) noexcept nogil:
+    """band[c // panel, row, column, c % panel] = x[row, column, c], zeros outside the image.
+
+    Every step-th row and column, from (row, column) on; `plane` numbers from one panel to the next.
+    """
+    cdef Py_ssize_t i, j, h, c, count
+    # The columns before the image, and those inside it.
+    cdef Py_ssize_t before = min(columns, max(0, (step_w - 1 - column) // step_w))
+    cdef Py_ssize_t inside = max(before, min(columns, (W - column + step_w - 1) // step_w))
+    cdef const real* source
+    cdef real* to
+    for i in range(rows):
+        h, c = row + i * step_h, 0
+        while c < channels:
+            to = band + c // panel * plane + i * columns * panel
+            count = min(panel, channels - c)
+            if h < 0 or h >= H:
+                memset(to, 0, columns * panel * sizeof(real))
+                c += panel
+                continue
+            source = x + (h * W + column) * C + c
+            memset(to, 0, before * panel * sizeof(real))
+            memset(to + inside * panel, 0, (columns - inside) * panel * sizeof(real))
+            if count == TILE_2:
+                for j in range(before, inside):
+                    memcpy(to + j * TILE_2, source + j * step_w * C, TILE_2 * sizeof(real))
+            elif count >= 2 * VL:
+                for j in range(before, inside):
+                    memcpy(to + j * panel, source + j * step_w * C, count * sizeof(real))
+            else:
+                for j in range(before, inside):
+                    copy_short(to + j * panel, source + j * step_w * C, count)
+            c += panel
 
 
 cdef class Reduce:
@@ -42,7 +81,8 @@ cdef class Reduce:
     cdef Py_ssize_t KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left
     cdef Py_ssize_t block, blocks, padded        # channel blocks of dy in a group
     cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, band, filter_rows, partial, sums
-    cdef Py_ssize_t pixel, line, width, area, dy_area, run_taps
+    cdef Py_ssize_t panel, plane, pixel, line, width, area, dy_area, run_taps
+    cdef Py_ssize_t step_h, step_w               # between rows and columns of x that are packed
     cdef Py_ssize_t outputs                      # pixels of dy; the last row may be short
     cdef bint in_place
     cdef Workspace partials, scratch
@@ -71,25 +111,36 @@ cdef class Reduce:
         self.padded = self.blocks * self.block
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
         self.filter_rows = self.KH * self.KW * self.C_group
+        # Packing does not repay itself where a number meets two vectors of dy or fewer.
         self.in_place = (
-            self.top <= 0 and self.left <= 0
+            self.blocks == 1 and self.top <= 0 and self.left <= 0
             and (self.OH - 1) * self.stride_h + span_h - self.top <= self.H
             and (self.OW - 1) * self.stride_w + span_w - self.left <= self.W
         )
+        # Where a filter has one row or column, those of x between strides are not packed at all.
+        self.step_h = self.stride_h if self.KH == 1 and not self.in_place else 1
+        self.step_w = self.stride_w if self.KW == 1 and not self.in_place else 1
         self.choose_chunks(min(ITEMS, 1 + self.work // ITEM_WORK))
-        self.band = max(1, min(self.OH, BAND_PIXELS // max(1, self.OW)))
-        self.width = (self.OW - 1) * self.stride_w + span_w
-        self.pixel = self.C if self.in_place else self.chunk
-        self.line = self.W * self.C if self.in_place else self.width * self.chunk
-        self.area = 0 if self.in_place else ((self.band - 1) * self.stride_h + span_h) * self.line
-        self.area = (self.area + 15) // 16 * 16
+        self.band = even_part(self.OH, max(1, BAND_PIXELS // max(1, self.OW)))
+        self.width = ((self.OW - 1) * self.stride_w + span_w - 1) // self.step_w + 1
+        # Panels as wide as a tile are read one number after the other; narrower pixels in one piece.
+        self.panel = min(self.chunk, TILE_2)
+        self.pixel, self.line = self.panel, self.width * self.panel
+        self.plane = self.height(self.band) * self.line
+        self.area = ((self.chunk + self.panel - 1) // self.panel * self.plane + 15) // 16 * 16
+        if self.in_place:
+            self.pixel, self.line, self.plane, self.area = self.C, self.W * self.C, self.panel, 0
         self.dy_area = self.band * self.OW * self.block
         # A filter row's taps are one run of dw's rows where they are neighbours in memory.
         self.run_taps = 1
-        if self.dilation_w == 1 and self.pixel == self.chunk == self.C_group:
+        if self.dilation_w == 1 and self.pixel == self.panel == self.C_group:
             self.run_taps = self.KW
         self.sums = self.groups * self.padded
         self.partial = self.filter_rows * self.sums
+
+    cdef Py_ssize_t height(self, Py_ssize_t rows) noexcept nogil:
+        """Rows of x that so many rows of dy meet, as they are packed."""
+        return ((rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h) // self.step_h + 1
 
     cdef choose_chunks(self, Py_ssize_t items):
         """Chunks of channels and parts of rows: those of which the least goes through memory.
@@ -166,10 +217,9 @@ cdef class Reduce:
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
         cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t rows, columns, first, t, ahead, x_ahead
+        cdef Py_ssize_t rows, columns, first, t
         cdef real* dw = partials + part * self.partial + group * self.padded + k0
         cdef real* db = NULL
-        cdef const real* image
         x += group * self.C_group + c0
         dy += group * self.K_group + k0
         if c0 == 0:
@@ -184,23 +234,11 @@ cdef class Reduce:
             if row + rows == self.N * self.OH and self.outputs % self.OW:
                 rows = max(1, rows - 1)  # the short row is a band of its own
             columns = min(self.OW, self.outputs - row * self.OW)
-            image = self.image(x, row)
-            if row + rows < end:  # the next band
-                x_ahead = self.image(x, row + rows) - image if self.in_place else 0
-                ahead = rows * self.OW * self.K
-            else:
-                x_ahead = ahead = 0
-            self.run_band(image, dy + row * self.OW * self.K,
+            self.run_band(x + row // self.OH * self.H * self.W * self.C, dy + row * self.OW * self.K,
                           dw + c0 * self.sums if want_dw else NULL, db, scratch, row % self.OH,
-                          rows, columns, channels, width, x_ahead, ahead)
+                          rows, columns, channels, width,
+                          rows * self.OW * self.K if row + rows < end else 0)
             row += rows
-
-    cdef inline const real* image(self, const real* x, Py_ssize_t row) noexcept nogil:
-        """What dy's row `row` of the batch meets: the first row of x, if it lies inside the image."""
-        cdef Py_ssize_t first = 0
-        if self.in_place:
-            first = (row % self.OH * self.stride_h - self.top) * self.line - self.left * self.pixel
-        return x + row // self.OH * self.H * self.W * self.C + first
 
     cdef const real* pack_block(self, const real* dy, real* packed, Py_ssize_t pixels,
                                 Py_ssize_t lanes, real* db) noexcept nogil:
@@ -227,20 +265,22 @@ cdef class Reduce:
 
     cdef void run_band(self, const real* x, const real* dy, real* dw, real* db, real* scratch,
                        Py_ssize_t oh, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t channels,
-                       Py_ssize_t width, Py_ssize_t x_ahead, Py_ssize_t ahead) noexcept nogil:
-        """Add a band of one image to the chunk's partial filter, and fetch the next one's lines."""
-        cdef Py_ssize_t height = (rows - 1) * self.stride_h + (self.KH - 1) * self.dilation_h + 1
-        cdef Py_ssize_t k = 0, run, lanes, nv, i, count, kh, kw, tile
+                       Py_ssize_t width, Py_ssize_t ahead) noexcept nogil:
+        """Add a band of one image to the chunk's partial filter, and fetch the next one's dy."""
+        cdef Py_ssize_t k = 0, run, lanes, nv, c, i, count, kh, kw, tile
         cdef Py_ssize_t runs = self.KH * self.KW // self.run_taps if dw != NULL else 0
-        cdef Py_ssize_t length = channels * self.run_taps
-        cdef const real* band = x
+        cdef Py_ssize_t length
+        cdef Py_ssize_t across = self.width if columns == self.OW else columns  # a short row: 1x1
+        cdef const real* band = scratch
         cdef const real* tap
         cdef const real* packed
         cdef real* to
-        if dw != NULL and not self.in_place:
-            band = scratch
-            pad_rows(x, self.H, self.W, self.C, scratch, self.width, self.pixel,
-                     oh * self.stride_h - self.top, -self.left, height, channels)
+        if self.in_place:
+            band = x + (oh * self.stride_h - self.top) * self.line - self.left * self.pixel
+        elif dw != NULL:
+            pack_panels(x, self.H, self.W, self.C, scratch, self.panel, self.plane,
+                        oh * self.stride_h - self.top, self.height(rows), self.step_h, -self.left,
+                        across, self.step_w, channels)
         while k < width:
             lanes = min(self.block, width - k)
             nv, tile = (lanes + VL - 1) // VL, 0
@@ -250,15 +290,20 @@ cdef class Reduce:
                 kh, kw = run * self.run_taps // self.KW, run * self.run_taps % self.KW
                 tap = band + kh * self.dilation_h * self.line + kw * self.dilation_w * self.pixel
                 to = dw + (kh * self.KW + kw) * self.C_group * self.sums + k
-                i = 0
-                while i < length:
-                    count = even_part(length - i, tile_rows(nv))
-                    filter_tile_of(
-                        count, nv, tap + i, self.stride_h * self.line, self.stride_w * self.pixel,
-                        packed, rows, columns, to + i * self.sums, self.sums,
-                        x_ahead, dy + ahead + k + tile % nv * VL, self.K)
-                    i += count
-                    tile += 1
+                c = 0
+                while c < channels:
+                    length, i = min(self.panel, channels - c) * self.run_taps, 0
+                    while i < length:
+                        count = even_part(length - i, tile_rows(nv))
+                        filter_tile_of(
+                            count, nv, tap + i, self.stride_h // self.step_h * self.line,
+                            self.stride_w // self.step_w * self.pixel, packed, rows, columns,
+                            to + i * self.sums, self.sums, dy + ahead + k + tile % nv * VL, self.K)
+                        i += count
+                        tile += 1
+                    tap += self.plane
+                    to += self.panel * self.sums
+                    c += self.panel
             k += self.block
 
     cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:

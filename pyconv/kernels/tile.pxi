@@ -142,11 +142,11 @@ cdef inline inlined filter_tile(
     const Py_ssize_t rows, const Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
-    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
+    const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed.
 
-    A line of what comes later is fetched at each pixel: x_ahead behind x, and at `ahead`.
+    A line of what comes later is fetched at each pixel, at `ahead`.
     """
     cdef vec[24] acc
     cdef vec[2] dv
@@ -166,7 +166,6 @@ cdef inline inlined filter_tile(
                 a = vec_set(p[i])
                 for v in range(nv):
                     acc[i * nv + v] = acc[i * nv + v] + dv[v] * a
-            prefetch_later(p + x_ahead)
             prefetch_later(ahead)
             ahead = ahead + ahead_step
             p = p + x_step
@@ -283,82 +282,82 @@ cdef void filter_tile_of(
     Py_ssize_t rows, Py_ssize_t nv,
     const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
     const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
-    Py_ssize_t x_ahead, const real* ahead, Py_ssize_t ahead_step,
+    const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`filter_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 11:
-            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 10:
-            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 9:
-            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 8:
-            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 7:
-            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 6:
-            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 5:
-            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 4:
-            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 3:
-            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 2:
-            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         else:
-            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
     else:
         if rows == 12:
-            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 11:
-            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 10:
-            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 9:
-            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 8:
-            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 7:
-            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 6:
-            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 5:
-            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 4:
-            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 3:
-            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         elif rows == 2:
-            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
         else:
-            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, x_ahead, ahead,
+            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
                         ahead_step)
 
 

@@ -417,7 +417,7 @@ cdef class RowWinogradFilter:
                 count = even_part(run - i, tile_rows(nv))
                 filter_tile_of(
                     count, nv, v + i, self.stride_h * pixel, column, d, rows, self.tiles,
-                    q + i * self.padded, self.padded, 0,
+                    q + i * self.padded, self.padded,
                     ahead + tile % nv * VL + min(tile // nv, self.g.outputs - 1) * step, self.K)
                 i += count
                 tile += 1
