@@ -164,3 +164,25 @@ def test_only_where_it_pays_and_not_when_refused():
         algorithms(x, (3, 5, 32, 32)), algorithms((4, 16, 16, 8), (3, 3, 8, 32)),
     ):
         assert rest[2] == "winograd"
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("channels", [(16, 16), (20, 37), (130, 150)], ids=str)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_are_convolutions_of_their_own(groups, channels, isa):
+    """Bit for bit: the sums of an output run in the same order whatever lies beside it."""
+    cases = [Case(9, 10, *channels, ((1, 1), (2, 0)), seed) for seed in range(groups)]
+    x, w, b, dy = (
+        np.ascontiguousarray(np.concatenate([getattr(case, name) for case in cases], axis=-1))
+        for name in ("x", "w", "b", "dy")
+    )
+    plan = _dispatch.Kernels(isa).modules["f"].ConvPlan(
+        x.shape, w.shape, dy.shape, (1, 1), (1, 1), (1, 2), groups)
+    assert plan.algorithm("y") == plan.algorithm("dx") == "winograd"
+    y, dx = np.full_like(dy, 7), np.full_like(x, 7)
+    for _ in range(2):  # where filters are kept: transformed, then found again
+        plan.forward(x, w, b, False, y, 2)
+        plan.backward(dy, x, w, dx, None, None, 2)
+        alone = [case.run(case.plan(isa)) for case in cases]
+        assert y.tobytes() == np.concatenate([result[0] for result in alone], axis=-1).tobytes()
+        assert dx.tobytes() == np.concatenate([result[1] for result in alone], axis=-1).tobytes()

@@ -36,10 +36,10 @@ cdef class ConvPlan:
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
-        fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1) and groups == 1)
-        self.winograd_y = fits and winograd_pays(x, y, Y_OUTPUTS)
-        self.winograd_dx = fits and winograd_pays(y, x, Y_OUTPUTS)
-        self.winograd_dw = fits and winograd_pays(x, y, DW_OUTPUTS)
+        fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1))
+        self.winograd_y = fits and winograd_pays(x, y, groups, Y_OUTPUTS)
+        self.winograd_dx = fits and winograd_pays(y, x, groups, Y_OUTPUTS)
+        self.winograd_dw = fits and groups == 1 and winograd_pays(x, y, groups, DW_OUTPUTS)
         fits = not direct and not self.depthwise
         self.lined_y = fits and not self.winograd_y and line_pays(
             x, y, w, stride, dilation, groups, False)
@@ -141,7 +141,7 @@ cdef class ConvPlan:
     cdef compute_y(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int num_threads):
         if self.winograd_y and self.fast_y is None:
-            self.fast_y = Winograd(self.x, self.y, self.before, False)
+            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
             return
         if self.lined_y and self.line_y is None:
@@ -166,7 +166,8 @@ cdef class ConvPlan:
                     const real* b=NULL, bint relu=False):
         """dx; with `b` and ReLU, which a transposed convolution may have, added in the same pass."""
         if self.winograd_dx and self.fast_dx is None:
-            self.fast_dx = Winograd(self.y, self.x, (2 - self.before[0], 2 - self.before[1]), True)
+            self.fast_dx = Winograd(self.y, self.x, self.groups,
+                                    (2 - self.before[0], 2 - self.before[1]), True)
         if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.lined_dx and self.line_dx is None:

@@ -35,31 +35,34 @@ cdef Py_ssize_t whole_chunk(Py_ssize_t total, Py_ssize_t most, Py_ssize_t unit) 
     return (even_part(total, most) + unit - 1) // unit * unit
 
 
-cdef bint winograd_pays(source, target, Py_ssize_t least) except -1:
-    """Whether to take Winograd, by shape alone: float32, `least` outputs, and at least 16 channels.
+cdef bint winograd_pays(source, target, Py_ssize_t groups, Py_ssize_t least) except -1:
+    """Whether to take Winograd, by shape alone: float32, `least` outputs, and at least 16 channels a
+    group.
 
     The products must outweigh the transforms: of the filters where outputs are few, of the tiles
     where channels are few. A third of the tiles' outputs must lie inside the image.
     """
     cdef Py_ssize_t N = target[0], H = target[1], W = target[2]
     cdef Py_ssize_t tiles = (H + TILE - 1) // TILE * ((W + TILE - 1) // TILE)
-    return (sizeof(real) == 4 and min(source[3], target[3]) >= 16 and N * H * W >= least
+    return (sizeof(real) == 4 and min(source[3], target[3]) >= 16 * groups and N * H * W >= least
             and 3 * H * W >= TILE * TILE * tiles)
 
 
 cdef class Winograd:
-    """y, or dx, of a convolution with 3x3 filters, stride 1 and one group.
+    """y, or dx, of a convolution with 3x3 filters and stride 1.
 
     Parameters
     ----------
     source, target : tuple
         (N, H, W, C) read and written.
+    groups : int
     before : tuple
         Zeros (h, w) above and to the left of the source.
     flipped : bool
         False: y = x * w. True: dx = dy * w with the taps turned round and the channels exchanged.
     """
-    cdef Py_ssize_t N, H, W, C, TH, TW, K, top, left
+    cdef Py_ssize_t N, H, W, C, TH, TW, K, top, left    # C and K of a group
+    cdef Py_ssize_t groups, x_pixel, y_pixel, w_row, w_tap
     cdef Py_ssize_t across, tiles_image, tiles, most    # tiles in a row, an image, all; of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
@@ -71,9 +74,12 @@ cdef class Winograd:
     cdef bint spoiled                                   # some output is not finite
     cdef Workspace filters, last_w, inputs, scratch, bias
 
-    def __cinit__(self, source, target, before, bint flipped):
-        self.N, self.H, self.W, self.C = source
-        self.TH, self.TW, self.K = target[1:]
+    def __cinit__(self, source, target, Py_ssize_t groups, before, bint flipped):
+        self.N, self.H, self.W, self.x_pixel = source
+        self.TH, self.TW, self.y_pixel = target[1:]
+        self.groups, self.C, self.K = groups, self.x_pixel // groups, self.y_pixel // groups
+        self.w_row = self.x_pixel if flipped else self.y_pixel
+        self.w_tap = self.w_row * (self.K if flipped else self.C)
         self.top, self.left = before
         self.flipped = flipped
         self.filters, self.last_w, self.inputs = Workspace(), Workspace(), Workspace()
@@ -90,11 +96,11 @@ cdef class Winograd:
         self.tiles = self.N * self.tiles_image
         self.block = 2 * VL if self.K > VL else VL
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
-        while small and self.most > 12 and self.tiles * self.K < ITEMS * self.most * most:
+        while small and self.most > 12 and self.tiles * self.y_pixel < ITEMS * self.most * most:
             self.most = max(12, self.most - 12)
         self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most
-        while most > 32 and blocks * ((self.K + most - 1) // most) < FEW_ITEMS:
+        while most > 32 and self.groups * blocks * ((self.K + most - 1) // most) < FEW_ITEMS:
             most //= 2
         self.kept = small and not self.flipped and self.tiles < KEPT_TILES
         self.shared = small and blocks > 1 or self.kept
@@ -103,10 +109,10 @@ cdef class Winograd:
         self.k_chunk = whole_chunk(self.K, most, 32)
         self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
-        self.items = blocks * self.k_chunks
-        self.staged = (self.k_chunks > 1 and POINTS * self.C * self.tiles * <Py_ssize_t> sizeof(real)
-                       <= STAGED_BYTES)
-        self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
+        self.items = self.groups * blocks * self.k_chunks
+        self.staged = (self.k_chunks > 1 and POINTS * self.tiles * self.x_pixel
+                       * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
+        self.work = 9 * TILE * TILE * self.tiles * self.C * self.y_pixel  # of the direct sum
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
         self.u_step = self.c_chunk * self.k_chunk + 16
@@ -121,19 +127,22 @@ cdef class Winograd:
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Py_ssize_t item
-        cdef Py_ssize_t filters = self.k_chunks * ((self.C + 15) // 16) if self.shared else 0
-        cdef Py_ssize_t inputs = self.c_chunks * self.tiles // self.across if self.staged else 0
-        cdef real* u = self.filters.take(
-            self.c_chunks * self.k_chunks * POINTS * self.u_step if self.shared else 0)
-        cdef real* last_w = self.last_w.take(9 * self.C * self.K if self.kept else 0)
-        cdef real* v = self.inputs.take(self.v_size)
+        cdef Py_ssize_t g, K_padded = self.k_chunks * self.k_chunk, filters = 0, inputs = 0
+        cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * POINTS * self.u_step
+        cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
+        cdef real* last_w = self.last_w.take(9 * self.C * self.y_pixel if self.kept else 0)
+        cdef real* v = self.inputs.take(self.groups * self.v_size)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
-        cdef real* bias = self.bias.take(self.k_chunks * self.k_chunk)
+        cdef real* bias = self.bias.take(self.groups * K_padded)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
-        memset(bias, 0, self.k_chunks * self.k_chunk * sizeof(real))
-        if b != NULL:
-            memcpy(bias, b, self.K * sizeof(real))
+        if self.shared:
+            filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
+        if self.staged:
+            inputs = self.groups * self.c_chunks * self.tiles // self.across
+        memset(bias, 0, self.groups * K_padded * sizeof(real))
+        for g in range(self.groups if b != NULL else 0):
+            memcpy(bias + g * K_padded, b + g * self.K, self.K * sizeof(real))
         with nogil:
             region_starts(is_shared(self.work))
             for item in prange(filters + inputs, schedule="dynamic",
@@ -151,14 +160,19 @@ cdef class Winograd:
     cdef void prepare_item(self, const real* x, const real* w, real* u, real* last_w, real* v,
                            real* patch, Py_ssize_t filters, Py_ssize_t item) noexcept nogil:
         """Transform the filters of 16 by one chunk of channels, or a row of tiles of one chunk."""
-        cdef Py_ssize_t k_index, c, lines
+        cdef Py_ssize_t group, k_index, c, lines = (self.C + 15) // 16
         if item >= filters:
-            self.transform_row(x, v, patch, item - filters)
+            item -= filters
+            group = item % self.groups
+            self.transform_row(x + group * self.C, v + group * self.v_size, patch, item // self.groups)
             return
-        lines = (self.C + 15) // 16
-        k_index, c = item // lines, item % lines * 16
+        group, k_index = item // lines // self.k_chunks, item // lines % self.k_chunks
+        c = item % lines * 16
+        w += group * (self.C if self.flipped else self.K)
+        last_w += group * self.K
         if not self.kept or self.renew(w, last_w, c, min(c + 16, self.C), k_index * self.k_chunk):
-            u += (k_index * self.c_chunks + c // self.c_chunk) * POINTS * self.u_step
+            u += ((group * self.k_chunks + k_index) * self.c_chunks + c // self.c_chunk
+                  ) * POINTS * self.u_step
             self.transform_filters(w, u, k_index, c, min(c + 16, self.C))
 
     cdef bint renew(self, const real* w, real* last_w, Py_ssize_t c, Py_ssize_t c_end,
@@ -169,7 +183,7 @@ cdef class Winograd:
         cdef bint changed = not self.known
         for tap in range(9):
             for i in range(c, c_end):
-                at = (tap * self.C + i) * self.K + k
+                at = tap * self.w_tap + i * self.w_row + k
                 if changed or memcmp(w + at, last_w + at, size) != 0:
                     memcpy(last_w + at, w + at, size)
                     changed = True
@@ -180,15 +194,15 @@ cdef class Winograd:
         """Filters c to c_end of one chunk by one chunk of channels: [point, block, c, lanes]."""
         cdef Py_ssize_t c0 = c // self.c_chunk * self.c_chunk, k = k_index * self.k_chunk
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
-        cdef Py_ssize_t end = min(k + self.k_chunk, self.K), tap = self.C * self.K
+        cdef Py_ssize_t end = min(k + self.k_chunk, self.K)
         cdef Py_ssize_t groups = (c_end - c + VL - 1) // VL, vectors = (end - k + VL - 1) // VL
         cdef Py_ssize_t first, v, width = end - k, g, i
         cdef vec[144] taps
         if not self.flipped and width % VL == 0:  # from w, as it lies
             for i in range(c, c_end):
                 for g in range(vectors):
-                    filter_tile_in(w + i * self.K + k + g * VL, tap,
-                                   AHEAD * self.K if i + AHEAD < self.C else 0,
+                    filter_tile_in(w + i * self.w_row + k + g * VL, self.w_tap,
+                                   AHEAD * self.w_row if i + AHEAD < self.C else 0,
                                    u + in_blocks(g * VL, width, self.block, channels, i - c0),
                                    self.u_step)
             return
@@ -207,19 +221,18 @@ cdef class Winograd:
         cdef Py_ssize_t t, i, row = k if self.flipped else c, column = c if self.flipped else k
         cdef Py_ssize_t rows = lanes if self.flipped else channels
         cdef Py_ssize_t columns = channels if self.flipped else lanes
-        cdef Py_ssize_t length = self.C if self.flipped else self.K
         cdef const real* p
         for t in range(9):
-            p = w + t * self.C * self.K + row * length + column
+            p = w + t * self.w_tap + row * self.w_row + column
             for i in range(VL):
-                prefetch(p + i * length + VL)
+                prefetch(p + i * self.w_row + VL)
             for i in range(VL):
                 if columns == VL and i < rows:
-                    a[i] = (<const vec*> (p + i * length))[0]
+                    a[i] = (<const vec*> (p + i * self.w_row))[0]
                 else:
                     a[i] = vec_set(0)
                     if i < rows:
-                        memcpy(&a[i], p + i * length, columns * sizeof(real))
+                        memcpy(&a[i], p + i * self.w_row, columns * sizeof(real))
             if self.flipped:
                 transpose(a)
             for i in range(VL):
@@ -238,8 +251,8 @@ cdef class Winograd:
         """One tile of one chunk of input channels: [point, channel // RUN, tile, channel % RUN]."""
         cdef Py_ssize_t c0 = c_index * self.c_chunk
         input_tiles_at(
-            x + tile // self.tiles_image * self.H * self.W * self.C + c0,
-            self.H, self.W, self.C, min(self.c_chunk, self.C - c0),
+            x + tile // self.tiles_image * self.H * self.W * self.x_pixel + c0,
+            self.H, self.W, self.x_pixel, min(self.c_chunk, self.C - c0),
             tile % self.tiles_image // self.across * TILE - self.top,
             tile % self.across * TILE - self.left, patch, v, self.most * RUN, self.v_step)
 
@@ -247,9 +260,10 @@ cdef class Winograd:
                        const real* b, bint relu, real* y, real* scratch,
                        Py_ssize_t item) noexcept nogil:
         """One block of tiles for one chunk of channels."""
-        cdef Py_ssize_t first = item // self.k_chunks * self.most
-        cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k_index = item % self.k_chunks
+        cdef Py_ssize_t group = item // self.k_chunks % self.groups
+        cdef Py_ssize_t first = item // self.k_chunks // self.groups * self.most
+        cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k0 = k_index * self.k_chunk
         cdef Py_ssize_t c_index, channels, i
         cdef real* m = scratch + POINTS * self.v_step
@@ -258,6 +272,12 @@ cdef class Winograd:
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
+        x += group * self.C
+        y += group * self.K
+        w += group * (self.C if self.flipped else self.K)
+        u += group * self.k_chunks * self.c_chunks * POINTS * self.u_step
+        v += group * self.v_size
+        b += group * self.k_chunks * self.k_chunk
         for c_index in range(self.c_chunks):
             channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
@@ -305,10 +325,11 @@ cdef class Winograd:
         cdef Py_ssize_t row = tile % self.tiles_image // self.across * TILE
         cdef Py_ssize_t column = tile % self.across * TILE
         cdef Py_ssize_t rows = min(TILE, self.TH - row), columns = min(TILE, self.TW - column)
-        cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.K
-        y += tile // self.tiles_image * self.TH * line + row * line + column * self.K + k0
+        cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
+        y += tile // self.tiles_image * self.TH * line + row * line + column * self.y_pixel + k0
         while k < width:
             output_tile(rows, columns, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
-                        relu, y + k, line, self.K, check)
+                        relu, y + k, line, self.y_pixel,
+                        check)
             k += VL
