@@ -151,7 +151,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef Py_ssize_t* tap_index      # in the filter, of each tap as it is packed
     cdef Py_ssize_t* tap_plane
     cdef Workspace weights, zeros   # zeros: a row of the input outside the image
-    cdef bint clips, copies, streams
+    cdef bint clips, copies, streams, strips
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
         cdef Py_ssize_t p, t, n = 0, split = max(1, source[3] // target[3]), high = 1, count, pixel
@@ -178,7 +178,7 @@ cdef class DepthwiseGather(Depthwise):
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase])
         # Taps in the order in which tiles read them, and where each column of them starts.
-        self.patch_columns, strips = 1, True
+        self.patch_columns, self.strips = 1, True
         for p, (_, of_phase) in enumerate(phases):
             rows, columns = sorted({h for h, _, _ in of_phase}), sorted({w for _, w, _ in of_phase})
             index = {(h, w): i for h, w, i in of_phase}
@@ -192,7 +192,7 @@ cdef class DepthwiseGather(Depthwise):
             if (split == down == across == 1 and self.step_h == self.step_w and target[3] >= VL
                     and depthwise_strip_is_known(taps.rows, taps.columns, self.step_h)):
                 taps.strip = 100 * taps.rows + 10 * taps.columns + self.step_h
-            strips = strips and taps.strip > 0
+            self.strips = self.strips and taps.strip > 0
             high = max(high, (TILE_ROWS - 1) * self.step_h + (len(rows) - 1) * down + 1)
             self.patch_columns = max(self.patch_columns, (TILE_COLUMNS - 1) * self.step_w
                                      + (len(columns) - 1) * across + 1)
@@ -204,7 +204,7 @@ cdef class DepthwiseGather(Depthwise):
         self.patch = high * self.patch_columns * VL
         # Copies of tiles at the edges cost more than one of the band where most tiles lie there.
         self.copies = (source[3] != target[3] or target[3] < VL
-                       or not strips and target[2] < EDGY * stride[1])
+                       or not self.strips and target[2] < EDGY * stride[1])
         n = 0
         pixel = self.pixel if self.copies else self.C
         for p in range(self.phase_count):
@@ -218,7 +218,11 @@ cdef class DepthwiseGather(Depthwise):
         zeros = VL
         if not self.copies:
             self.area = (self.patch + 15) // 16 * 16
-            self.band = min(self.rows, (self.band + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS)
+            # As many items as threads can share: what two bands read at their border is read twice.
+            self.band = max(1, self.rows)
+            while (self.band > TILE_ROWS and self.N * self.bands_of() < ITEMS
+                   and self.work > ITEM_WORK * self.N * self.bands_of()):
+                self.band = (self.band // 2 + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
             self.bands = self.bands_of()
             self.items = self.N * self.bands
             zeros = self.W * self.C + VL
@@ -281,7 +285,7 @@ cdef class DepthwiseGather(Depthwise):
                        Py_ssize_t item) noexcept nogil:
         """One band of output rows of one image, some rows at a time: phases share what they read."""
         cdef Py_ssize_t n = item // self.bands, first = item % self.bands * self.band, q, p, at
-        cdef Py_ssize_t end = min(first + self.band, self.rows), last, count, most
+        cdef Py_ssize_t end = min(first + self.band, self.rows), last, count
         cdef const real* source = x + n * self.H * self.W * self.C
         if self.copies:
             self.read(x, n, first, end - first, scratch)
@@ -289,28 +293,41 @@ cdef class DepthwiseGather(Depthwise):
         y += n * self.TH * self.TW * self.channels
         q = first
         while q < end:
-            for p in range(self.phase_count):
+            for p in range(0 if self.strips else self.phase_count):
                 last = min(end, self.phases[p].rows)
-                if self.of_phase[p].strip:
-                    most, at = STRIP_ROWS, q
-                else:  # the last tile is moved back rather than cut, if it can be
-                    most, at = TILE_ROWS, max(first, min(q, last - TILE_ROWS))
+                # The last tile is moved back rather than cut, if it can be.
+                at = max(first, min(q, last - TILE_ROWS))
                 while at < last and at < q + TILE_ROWS:
-                    count = most if last - at >= most else 2 if last - at >= 2 else 1
-                    if self.of_phase[p].strip:
-                        self.run_strip(source, packed, relu, y, p, at, count)
-                    else:
-                        self.run_rows(source, packed, relu, y, p, at, count, scratch)
+                    count = TILE_ROWS if last - at >= TILE_ROWS else 2 if last - at >= 2 else 1
+                    self.run_rows(source, packed, relu, y, p, at, count, scratch)
                     at += count
+            if self.strips:
+                self.run_strips(source, packed, relu, y, q, min(end, q + TILE_ROWS))
             q += TILE_ROWS
 
+    cdef void run_strips(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t q,
+                         Py_ssize_t end) noexcept nogil:
+        """At most TILE_ROWS rows from q on of all phases, some columns at a time, which share lines."""
+        cdef Py_ssize_t pixel = self.channels * sizeof(real) * max(self.step_w, self.stride_w)
+        cdef Py_ssize_t column = 0, columns, p, at, rows, last
+        while column < self.columns:
+            columns = even_part(self.columns - column, max(4, STRIP_BYTES // pixel))
+            for p in range(self.phase_count):
+                at, last = q, min(end, self.phases[p].rows)
+                while at < last:
+                    rows = STRIP_ROWS if last - at >= STRIP_ROWS else 2 if last - at >= 2 else 1
+                    self.run_strip(x, packed, relu, y, p, at, rows, column,
+                                   min(columns, self.phases[p].columns - column))
+                    at += rows
+            column += columns
+
     cdef void run_strip(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t p,
-                        Py_ssize_t q, Py_ssize_t rows) noexcept nogil:
-        """Rows q on of a phase of an image, all channels of some columns at a time."""
+                        Py_ssize_t q, Py_ssize_t rows, Py_ssize_t column,
+                        Py_ssize_t columns) noexcept nogil:
         cdef const Phase* phase = &self.phases[p]
         cdef const DepthwiseTaps* taps = &self.of_phase[p]
         cdef DepthwiseStrips s
-        cdef Py_ssize_t i, v, c, columns, column = 0, w = taps.left, h = q * self.step_h + taps.top
+        cdef Py_ssize_t i, v, c, h = q * self.step_h + taps.top, w = column * self.step_w + taps.left
         cdef Py_ssize_t line = self.line if self.copies else self.W * self.C
         cdef const real* b
         s.pixel = self.pixel if self.copies else self.C
@@ -321,16 +338,12 @@ cdef class DepthwiseGather(Depthwise):
             s.W, w = line // self.pixel, w - self.left
         for i in range((rows - 1) * self.step_h + taps.rows):
             s.row[i] = x + (h + i) * line if self.copies or 0 <= h + i < self.H else s.zeros
-        y += ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels
-        while column < phase.columns:
-            columns = even_part(phase.columns - column,
-                                max(4, STRIP_BYTES // (self.step_w * self.channels * sizeof(real))))
-            for v in range(self.vectors):
-                c = vector_place(v, self.channels)
-                b = packed + v * (1 + self.taps) * VL
-                depthwise_strip_of(rows, taps.strip, &s, c, w + column * self.step_w, columns, b,
-                                   b + (1 + taps.first) * VL, y + column * s.y_step + c)
-            column += columns
+        y += (((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels
+              + column * s.y_step)
+        for v in range(self.vectors):
+            c = vector_place(v, self.channels)
+            b = packed + v * (1 + self.taps) * VL
+            depthwise_strip_of(rows, taps.strip, &s, c, w, columns, b, b + (1 + taps.first) * VL, y + c)
 
     cdef void run_rows(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t p,
                        Py_ssize_t q, Py_ssize_t rows, real* scratch) noexcept nogil:
