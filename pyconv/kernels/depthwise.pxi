@@ -79,11 +79,12 @@ cdef class Depthwise:
     cdef Py_ssize_t rows, columns, step_h, step_w  # outputs q read from input pixel q * step + tap on
     cdef Py_ssize_t top, left, span_h, span_w  # reach of the taps
     cdef Py_ssize_t band, bands, items, taps
+    cdef Py_ssize_t flat                       # KH of filters whose vectors lie along rows, or 0
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
     cdef Py_ssize_t* offset                    # of each tap in the copy
     cdef Py_ssize_t* place                     # where in a pixel vector u of a copied pixel starts
     cdef whole* lane                           # and the lanes that it takes of each vector read there
-    cdef Workspace scratch
+    cdef Workspace scratch, zeros              # zeros: a row of the input outside the image
     cdef readonly Py_ssize_t work
 
     def __dealloc__(self):
@@ -91,8 +92,11 @@ cdef class Depthwise:
         free(self.place)
         free(self.lane)
 
-    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps):
-        """Read `source` for `outputs` (rows, columns) of `channels` each, by all `taps` (h, w)."""
+    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, Py_ssize_t flat=0):
+        """Read `source` for `outputs` (rows, columns) of `channels` each, by all `taps` (h, w).
+
+        Copies are of whole vectors a pixel, or if `flat` as `source` is.
+        """
         cdef Py_ssize_t t
         self.N, self.H, self.W, self.C = source
         self.channels = channels
@@ -106,8 +110,9 @@ cdef class Depthwise:
         self.top, self.left = min(h for h, _ in reach), min(w for _, w in reach)
         self.span_h = max(h for h, _ in reach) - self.top + 1
         self.span_w = max(w for _, w in reach) - self.left + 1
-        self.scratch = Workspace()
-        self.pixel = self.split * self.width
+        self.scratch, self.zeros = Workspace(), Workspace()
+        self.flat = flat
+        self.pixel = self.C if flat else self.split * self.width
         self.line = ((self.columns - 1) * self.step_w + self.span_w) * self.pixel
         self.cut()
         self.offset = <Py_ssize_t*> malloc((self.taps + 1) * sizeof(Py_ssize_t))
@@ -121,13 +126,22 @@ cdef class Depthwise:
 
     cdef cut(self):
         """Cut the outputs into bands whose input stays in L2."""
-        cdef Py_ssize_t line = self.line // self.width * self.channels * sizeof(real)
+        cdef Py_ssize_t line = self.line // self.pixel * self.C * sizeof(real)
         self.band = max(1, self.rows)
         while self.band > 1 and (self.band_rows() * line > BAND_BYTES or self.too_few_items()):
             self.band = (self.band + 1) // 2
         self.bands = self.bands_of()
         self.items = self.N * self.bands
-        self.area = (self.band_rows() * self.line + 15) // 16 * 16
+        self.area = (self.band_rows() * self.line + VL + 15) // 16 * 16
+
+    cdef cut_in_place(self, Py_ssize_t rows):
+        """Without copies: few bands of whole strips, since two read what lies at their border."""
+        self.band = max(1, self.rows)
+        while (self.band > rows and self.N * self.bands_of() < ITEMS
+               and self.work > ITEM_WORK * self.N * self.bands_of()):
+            self.band = (self.band // 2 + rows - 1) // rows * rows
+        self.bands = self.bands_of()
+        self.items = self.N * self.bands
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h
@@ -184,6 +198,9 @@ cdef class Depthwise:
         cdef const whole* lane
         cdef const real* source
         cdef vec a
+        if self.flat:
+            memcpy(to, x, pixels * self.C * sizeof(real))
+            return
         if self.channels == self.C:
             pad_pixels(x, end, self.C, pixels, to, self.vectors)
             return

@@ -1,8 +1,8 @@
 # Depthwise dw and db: sums over all pixels of the batch.
 #
 # The bands of the whole batch are dealt out to fixed parts. For 3x3 filters of 16 channels or more, x is
-# read in place, two rows of dy at a time: each of its vectors then serves up to 6 of the 9 sums. Others
-# read padded copies.
+# read in place, some rows of dy at a time: each of its vectors is loaded once for all products with
+# them. Others read padded copies.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
@@ -10,11 +10,75 @@ from libc.string cimport memcpy, memset
 cdef enum:
     TILE_TAPS = 9       # a 3x3 filter: 9 sums, and 9 offsets in general registers
     TILE_FILTER = 32    # pixels that a tile of dw sums before it is the next vector's turn
-    FILTER_COLUMNS = 16  # the same for two rows of dy
+    FILTER_ROWS = 4     # of dy in a strip: at step 1, 18 vectors of x and 9 sums stay in registers
 
 
-cdef inline vec load_inside(const real* p, Py_ssize_t w, Py_ssize_t W) noexcept nogil:
-    return (<const vec*> p)[0] if 0 <= w < W else vec_set(0)
+cdef extern from *:
+    """
+    /* sums = (db, dw) += the sums over R rows x `columns` pixels of dy; x from column w on, which is
+       what the first pixel reads. 3 columns of x stay in registers. */
+    static inline __attribute__((always_inline)) void depthwise_filter_strip(
+            const int R, const int step, const depthwise_strips* s, Py_ssize_t c, Py_ssize_t w,
+            Py_ssize_t columns, const real* dy, real* sums) {
+        const int height = (R - 1) * step + 3;
+        vec acc[9], v[9][3], total = *(vec*) sums;
+        const real* row[9];
+        Py_ssize_t at = w * s->pixel;
+        _Pragma("GCC unroll 9")
+        for (int i = 0; i < height; i++) row[i] = s->row[i] + c;
+        _Pragma("GCC unroll 9")
+        for (int k = 0; k < 9; k++) acc[k] = *(vec*) (sums + (1 + k) * VL);
+        #define FILTER_COLUMN(j) { \\
+            const int inside = (size_t) w < (size_t) s->W; \\
+            _Pragma("GCC unroll 9") \\
+            for (int i = 0; i < height; i++) { \\
+                const real* p = inside ? row[i] + at : s->zeros; \\
+                __asm__("" : "+r" (p)); \\
+                v[i][j] = *(const vec*) p; \\
+                KEEP(v[i][j]); \\
+            } \\
+            at += s->pixel; w++; \\
+        }
+        _Pragma("GCC unroll 3")
+        for (int j = step; j < 3; j++) FILTER_COLUMN(j)
+        for (Py_ssize_t column = 0; column < columns; column++, dy += s->y_step) {
+            _Pragma("GCC unroll 9")
+            for (int i = 0; i < height; i++)
+                _Pragma("GCC unroll 3")
+                for (int j = 0; j < 3 - step; j++) v[i][j] = v[i][j + step];
+            _Pragma("GCC unroll 3")
+            for (int j = 3 - step; j < 3; j++) FILTER_COLUMN(j)
+            _Pragma("GCC unroll 4")
+            for (int r = 0; r < R; r++) {
+                vec d = *(const vec*) (dy + r * s->y_row);
+                KEEP(d);
+                total += d;
+                _Pragma("GCC unroll 9")
+                for (int k = 0; k < 9; k++) acc[k] += d * v[r * step + k / 3][k % 3];
+            }
+        }
+        #undef FILTER_COLUMN
+        *(vec*) sums = total;
+        _Pragma("GCC unroll 9")
+        for (int k = 0; k < 9; k++) *(vec*) (sums + (1 + k) * VL) = acc[k];
+    }
+
+    /* The same of 1, 2 or, at step 1, 4 rows. */
+    static __attribute__((noinline)) void depthwise_filter_strip_of(
+            Py_ssize_t R, Py_ssize_t step, const depthwise_strips* s, Py_ssize_t c, Py_ssize_t w,
+            Py_ssize_t columns, const real* dy, real* sums) {
+        switch (10 * R + step) {
+            case 41: depthwise_filter_strip(4, 1, s, c, w, columns, dy, sums); return;
+            case 21: depthwise_filter_strip(2, 1, s, c, w, columns, dy, sums); return;
+            case 11: depthwise_filter_strip(1, 1, s, c, w, columns, dy, sums); return;
+            case 22: depthwise_filter_strip(2, 2, s, c, w, columns, dy, sums); return;
+            case 12: depthwise_filter_strip(1, 2, s, c, w, columns, dy, sums); return;
+        }
+    }
+    """
+    void depthwise_filter_strip_of(
+        Py_ssize_t R, Py_ssize_t step, const DepthwiseStrips* s, Py_ssize_t c, Py_ssize_t w,
+        Py_ssize_t columns, const real* dy, real* sums) noexcept nogil
 
 
 cdef inline inlined depthwise_filter_tile(
@@ -42,46 +106,6 @@ cdef inline inlined depthwise_filter_tile(
     for t in range(taps):
         (<vec*> (dw + t * VL))[0] = acc[t]
     (<vec*> db)[0] = total
-
-
-cdef inline inlined depthwise_3x3_tile(
-    const Py_ssize_t rows, const Py_ssize_t step, const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    Py_ssize_t w, Py_ssize_t W, const real* dy, Py_ssize_t dy_row, Py_ssize_t dy_step,
-    Py_ssize_t columns, real* sums,
-) noexcept nogil:
-    """sums = (db, dw) += the sums over `rows` x `columns` pixels of dy.
-
-    x is at column w, the first that the first pixel reads; columns outside 0 .. W - 1 are zeros.
-    """
-    cdef vec[9] acc
-    cdef vec[15] v      # 3 columns of the rows of x
-    cdef vec total = (<const vec*> sums)[0]
-    cdef vec d
-    cdef Py_ssize_t i, j, k, r, column
-    for k in range(9):
-        acc[k] = (<const vec*> (sums + (1 + k) * VL))[0]
-    for j in range(3 - step):
-        for i in range((rows - 1) * step + 3):
-            v[i * 3 + step + j] = load_inside(x + i * x_row, w + j, W)
-        x = x + x_step
-    w += 3 - step
-    for column in range(columns):
-        for i in range((rows - 1) * step + 3):
-            for j in range(3 - step):
-                v[i * 3 + j] = v[i * 3 + j + step]
-        for j in range(3 - step, 3):
-            for i in range((rows - 1) * step + 3):
-                v[i * 3 + j] = load_inside(x + i * x_row, w, W)
-            x, w = x + x_step, w + 1
-        for r in range(rows):
-            d = (<const vec*> (dy + r * dy_row))[0]
-            total = total + d
-            for k in range(9):
-                acc[k] = acc[k] + d * v[(r * step + k // 3) * 3 + k % 3]
-        dy = dy + dy_step
-    (<vec*> sums)[0] = total
-    for k in range(9):
-        (<vec*> (sums + (1 + k) * VL))[0] = acc[k]
 
 
 # A tile's shape must be a constant where it is inlined, hence one line a shape.
@@ -124,23 +148,6 @@ cdef void depthwise_filter_tile_of(
                               dw, db)
 
 
-cdef void depthwise_3x3_tile_of(
-    Py_ssize_t rows, Py_ssize_t step, const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    Py_ssize_t w, Py_ssize_t W, const real* dy, Py_ssize_t dy_row, Py_ssize_t dy_step,
-    Py_ssize_t columns, real* sums,
-) noexcept nogil:
-    """`depthwise_3x3_tile` of 1 or 2 rows, at step 1 or 2."""
-    if step == 1:
-        if rows == 2:
-            depthwise_3x3_tile(2, 1, x, x_row, x_step, w, W, dy, dy_row, dy_step, columns, sums)
-        else:
-            depthwise_3x3_tile(1, 1, x, x_row, x_step, w, W, dy, dy_row, dy_step, columns, sums)
-    elif rows == 2:
-        depthwise_3x3_tile(2, 2, x, x_row, x_step, w, W, dy, dy_row, dy_step, columns, sums)
-    else:
-        depthwise_3x3_tile(1, 2, x, x_row, x_step, w, W, dy, dy_row, dy_step, columns, sums)
-
-
 cdef class DepthwiseReduce(Depthwise):
     """dw and db of one depthwise convolution. Parameters as for `Reduce`.
 
@@ -158,12 +165,16 @@ cdef class DepthwiseReduce(Depthwise):
                 for kh in range(kernel[0]) for kw in range(kernel[1])]
         self.work = pixels * len(taps) * self.K
         self.prepare(x, self.K, (self.OH, self.OW), stride, taps)
-        self.parts = max(1, min(ITEMS, self.items, 1 + self.work // ITEM_WORK, pixels // 32))
         # By shape alone: the order of the sums differs.
         self.in_place = (kernel == (3, 3) and dilation == (1, 1) and self.K == self.C >= 16
                          and stride in ((1, 1), (2, 2)))
+        zeros = 0
         if self.in_place:
-            self.area = max(self.area, (self.step_h + 3) * self.W * self.C)
+            zeros = self.W * self.C
+            self.area = 0
+            self.cut_in_place(FILTER_ROWS)
+        memset(self.zeros.take(zeros + VL), 0, (zeros + VL) * sizeof(real))
+        self.parts = max(1, min(ITEMS, self.items, 1 + self.work // ITEM_WORK, pixels // 32))
         self.partial = self.vectors * (1 + self.taps) * VL
         self.dy_area = self.band * self.OW * self.width
 
@@ -196,12 +207,8 @@ cdef class DepthwiseReduce(Depthwise):
             n, first = item // self.bands, item % self.bands * self.band
             rows = min(self.band, self.rows - first)
             if taps and self.in_place:
-                q = first
-                while q < first + rows:
-                    count = min(2, first + rows - q)
-                    self.run_3x3(x + n * self.H * self.W * self.C,
-                                 dy + (n * self.OH + q) * self.OW * self.K, q, count, partial, scratch)
-                    q += count
+                self.run_strips(x + n * self.H * self.W * self.C, dy + n * self.OH * self.OW * self.K,
+                                first, first + rows, partial)
                 continue
             if taps:
                 self.read(x, n, first, rows, scratch)
@@ -214,32 +221,29 @@ cdef class DepthwiseReduce(Depthwise):
                               packed + q * self.OW * self.width, count, partial, taps)
                 q += count
 
-    cdef void run_3x3(self, const real* x, const real* dy, Py_ssize_t q, Py_ssize_t rows,
-                      real* partial, real* scratch) noexcept nogil:
-        """One or two rows of dy, from row q on; some columns at a time, which the next vector finds."""
-        cdef Py_ssize_t h = q * self.step_h + self.top, height = (rows - 1) * self.step_h + 3
-        cdef Py_ssize_t line = self.W * self.C, column = 0, columns, v, c, i, w
-        cdef real* sums
-        if h >= 0 and h + height <= self.H:
-            x += h * line
-        else:  # rows of zeros above or below
-            for i in range(height):
-                if 0 <= h + i < self.H:
-                    memcpy(scratch + i * line, x + (h + i) * line, line * sizeof(real))
-                else:
-                    memset(scratch + i * line, 0, line * sizeof(real))
-            x = scratch
-        while column < self.OW:
-            columns = min(FILTER_COLUMNS, self.OW - column)
-            sums = partial
-            w = column * self.step_w + self.left
-            for v in range(self.vectors):
-                c = vector_place(v, self.channels)
-                depthwise_3x3_tile_of(rows, self.step_h, x + w * self.C + c, line, self.C, w, self.W,
-                                      dy + column * self.K + c, self.OW * self.K, self.K, columns,
-                                      sums)
-                sums += (1 + self.taps) * VL
-            column += columns
+    cdef void run_strips(self, const real* x, const real* dy, Py_ssize_t q, Py_ssize_t end,
+                         real* partial) noexcept nogil:
+        """Rows q to `end` of dy of an image; some columns at a time, which the next vector finds."""
+        cdef DepthwiseStrips s
+        cdef Py_ssize_t rows, h, i, v, c, column, columns
+        s.W, s.pixel, s.zeros = self.W, self.C, <const real*> self.zeros.data
+        s.y_row, s.y_step = self.OW * self.K, self.K
+        while q < end:
+            rows = min(end - q, FILTER_ROWS // self.step_h)
+            rows = min(rows, 2) if rows < 4 else 4
+            h, column = q * self.step_h + self.top, 0
+            for i in range((rows - 1) * self.step_h + 3):
+                s.row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
+            while column < self.OW:
+                columns = even_part(self.OW - column, max(
+                    8, STRIP_BYTES // (self.step_w * self.C * <Py_ssize_t> sizeof(real))))
+                for v in range(self.vectors):
+                    c = vector_place(v, self.channels)
+                    depthwise_filter_strip_of(
+                        rows, self.step_h, &s, c, column * self.step_w + self.left, columns,
+                        dy + (q * self.OW + column) * self.K + c, partial + v * (1 + self.taps) * VL)
+                column += columns
+            q += rows
 
     cdef void run_rows(self, const real* x, const real* dy, Py_ssize_t rows, real* partial,
                        Py_ssize_t taps) noexcept nogil:

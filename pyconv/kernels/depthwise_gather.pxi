@@ -5,6 +5,8 @@
 # 3x3 taps 6 loads for 12 products. What a tile reads is in place, or where taps leave the image a
 # padded copy of its own, or else the item's copy (see depthwise.pxi).
 
+from math import gcd
+
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -150,7 +152,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef DepthwiseTaps* of_phase
     cdef Py_ssize_t* tap_index      # in the filter, of each tap as it is packed
     cdef Py_ssize_t* tap_plane
-    cdef Workspace weights, zeros   # zeros: a row of the input outside the image
+    cdef Workspace weights
     cdef bint clips, copies, streams, strips
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
@@ -159,7 +161,7 @@ cdef class DepthwiseGather(Depthwise):
         self.TH, self.TW, self.clips = target[1], target[2], clips
         self.stride_h, self.stride_w = stride
         self.phase_count = len(phases)
-        self.weights, self.zeros = Workspace(), Workspace()
+        self.weights = Workspace()
         self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
         self.of_phase = <DepthwiseTaps*> malloc(self.phase_count * sizeof(DepthwiseTaps))
         count = split * sum(len(of_phase) for _, of_phase in phases) + 1
@@ -175,8 +177,14 @@ cdef class DepthwiseGather(Depthwise):
         self.work *= source[0] * max(source[3], target[3])
         outputs = (max(self.phases[p].rows for p in range(self.phase_count)),
                    max(self.phases[p].columns for p in range(self.phase_count)))
+        # Vectors along rows of few channels, where taps are 3x3 or 5x5 in neighbouring rows.
+        flat = 0
+        if step == stride == (1, 1) and source[3] == target[3] < VL and len(phases[0][1]) in (9, 25):
+            rows = {h for h, _, _ in phases[0][1]}
+            if len(rows) in (3, 5) and max(rows) - min(rows) == len(rows) - 1:
+                flat = len(rows)
         self.prepare(source, target[3], outputs, step,
-                     [tap[:2] for _, of_phase in phases for tap in of_phase])
+                     [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
         # Taps in the order in which tiles read them, and where each column of them starts.
         self.patch_columns, self.strips = 1, True
         for p, (_, of_phase) in enumerate(phases):
@@ -201,6 +209,8 @@ cdef class DepthwiseGather(Depthwise):
                     for h in rows:
                         self.tap_index[n], self.tap_plane[n] = index[h, w], plane
                         n += 1
+        if self.flat:  # so many vectors on, lanes hold the same channels again
+            self.vectors = self.C // gcd(self.C, VL)
         self.patch = high * self.patch_columns * VL
         # Copies of tiles at the edges cost more than one of the band where most tiles lie there.
         self.copies = (source[3] != target[3] or target[3] < VL
@@ -218,13 +228,7 @@ cdef class DepthwiseGather(Depthwise):
         zeros = VL
         if not self.copies:
             self.area = (self.patch + 15) // 16 * 16
-            # As many items as threads can share: what two bands read at their border is read twice.
-            self.band = max(1, self.rows)
-            while (self.band > TILE_ROWS and self.N * self.bands_of() < ITEMS
-                   and self.work > ITEM_WORK * self.N * self.bands_of()):
-                self.band = (self.band // 2 + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-            self.bands = self.bands_of()
-            self.items = self.N * self.bands
+            self.cut_in_place(TILE_ROWS)
             zeros = self.W * self.C + VL
         memset(self.zeros.take(zeros), 0, zeros * sizeof(real))
 
@@ -237,17 +241,25 @@ cdef class DepthwiseGather(Depthwise):
         """[vector, bias and then taps in their order, VL]; zeros where there is no channel."""
         cdef Py_ssize_t v, t, c, first, lanes = min(VL, self.channels)
         cdef Py_ssize_t size = self.vectors * (1 + self.taps) * VL
-        cdef const real* row
+        cdef const real* row    # flat: `first` is 0, and split 1
         cdef real* packed = self.weights.take(size)
         cdef real* to = packed
         memset(packed, 0, size * sizeof(real))
         for v in range(self.vectors):
             first = vector_place(v, self.channels)
-            if b != NULL:
+            if b != NULL and self.flat:
+                for c in range(VL):
+                    to[c] = b[(v * VL + c) % self.C]
+            elif b != NULL:
                 memcpy(to, b + first, lanes * sizeof(real))
             to += VL
             for t in range(self.taps):
                 row = w + (self.tap_index[t] * self.channels + first) * self.split
+                if self.flat:
+                    for c in range(VL):
+                        to[c] = row[(v * VL + c) % self.C]
+                    to += VL
+                    continue
                 for c in range(lanes):
                     to[c] = row[c * self.split + self.tap_plane[t]]
                 to += VL
@@ -291,6 +303,9 @@ cdef class DepthwiseGather(Depthwise):
             self.read(x, n, first, end - first, scratch)
             source = scratch - (first * self.step_h + self.top) * self.line - self.left * self.pixel
         y += n * self.TH * self.TW * self.channels
+        if self.flat:
+            self.run_flat(scratch, packed, relu, y + first * self.TW * self.C, end - first)
+            return
         q = first
         while q < end:
             for p in range(0 if self.strips else self.phase_count):
@@ -305,17 +320,35 @@ cdef class DepthwiseGather(Depthwise):
                 self.run_strips(source, packed, relu, y, q, min(end, q + TILE_ROWS))
             q += TILE_ROWS
 
+    cdef void run_flat(self, const real* x, const real* packed, bint relu, real* y,
+                       Py_ssize_t rows) noexcept nogil:
+        """All rows of a band whose copy is `x`, as if a row were one pixel."""
+        cdef DepthwiseStrips s
+        cdef Py_ssize_t q = 0, count, i, v
+        s.relu, s.y_row = relu, self.TW * self.C
+        while q < rows:
+            count = STRIP_ROWS if rows - q >= STRIP_ROWS else 2 if rows - q >= 2 else 1
+            for i in range(count + self.flat - 1):
+                s.row[i] = x + (q + i) * self.line
+            for v in range(self.vectors):
+                depthwise_flat_of(count, self.flat, &s, self.of_phase[0].across * self.C, v * VL,
+                                  self.vectors * VL, self.TW * self.C,
+                                  packed + v * (1 + self.taps) * VL, y + q * s.y_row)
+            q += count
+
     cdef void run_strips(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t q,
                          Py_ssize_t end) noexcept nogil:
         """At most TILE_ROWS rows from q on of all phases, some columns at a time, which share lines."""
         cdef Py_ssize_t pixel = self.channels * sizeof(real) * max(self.step_w, self.stride_w)
-        cdef Py_ssize_t column = 0, columns, p, at, rows, last
+        cdef Py_ssize_t column = 0, columns, p, at, rows, last, most
         while column < self.columns:
             columns = even_part(self.columns - column, max(4, STRIP_BYTES // pixel))
             for p in range(self.phase_count):
                 at, last = q, min(end, self.phases[p].rows)
                 while at < last:
-                    rows = STRIP_ROWS if last - at >= STRIP_ROWS else 2 if last - at >= 2 else 1
+                    # 5x5 taps of four rows would not stay in registers.
+                    most = 2 if self.of_phase[p].rows > 3 else STRIP_ROWS
+                    rows = most if last - at >= most else 2 if last - at >= 2 else 1
                     self.run_strip(x, packed, relu, y, p, at, rows, column,
                                    min(columns, self.phases[p].columns - column))
                     at += rows

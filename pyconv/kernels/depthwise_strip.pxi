@@ -95,22 +95,74 @@ cdef extern from *:
         #undef STRIP_COLUMN
     }
 
+    /* The same without steps for few channels: a vector covers several pixels, and `next` numbers later
+       the channels in its lanes are the same again. Columns of taps are `across` numbers apart. */
+    static inline __attribute__((always_inline)) void depthwise_flat(
+            const int R, const int KH, const int KW, const depthwise_strips* s, Py_ssize_t across,
+            Py_ssize_t i, Py_ssize_t next, Py_ssize_t end, const real* weights, real* y) {
+        const vec bias = *(const vec*) weights;
+        vec acc[4], wv[9];
+        _Pragma("GCC unroll 9")
+        for (int k = 0; k < 9; k++)
+            if (KH * KW <= 9 && k < KH * KW) wv[k] = *(const vec*) (weights + (1 + k) * VL);
+        for (; i < end; i += next) {
+            _Pragma("GCC unroll 4")
+            for (int r = 0; r < R; r++) acc[r] = bias;
+            _Pragma("GCC unroll 5")
+            for (int kw = 0; kw < KW; kw++) {
+                vec v[8];
+                _Pragma("GCC unroll 8")
+                for (int h = 0; h < R + KH - 1; h++) {
+                    v[h] = *(const vec*) (s->row[h] + i + kw * across);
+                    KEEP(v[h]);
+                }
+                _Pragma("GCC unroll 5")
+                for (int kh = 0; kh < KH; kh++) {
+                    const vec k = KH * KW <= 9 ? wv[kw * KH + kh]
+                        : *(const vec*) (weights + (1 + kw * KH + kh) * VL);
+                    _Pragma("GCC unroll 4")
+                    for (int r = 0; r < R; r++) acc[r] += k * v[kh + r];
+                }
+            }
+            _Pragma("GCC unroll 4")
+            for (int r = 0; r < R; r++) {
+                vec v = s->relu ? vec_relu(acc[r]) : acc[r];
+                if (end - i >= VL) *(vec*) (y + r * s->y_row + i) = v;
+                else memcpy(y + r * s->y_row + i, &v, (end - i) * sizeof(real));
+            }
+        }
+    }
+    static __attribute__((noinline)) void depthwise_flat_of(
+            Py_ssize_t rows, Py_ssize_t size, const depthwise_strips* s, Py_ssize_t across,
+            Py_ssize_t i, Py_ssize_t next, Py_ssize_t end, const real* weights, real* y) {
+        switch (10 * rows + size) {
+    #if STRIP_ROWS == 4
+            case 43: depthwise_flat(4, 3, 3, s, across, i, next, end, weights, y); return;
+            case 45: depthwise_flat(4, 5, 5, s, across, i, next, end, weights, y); return;
+    #endif
+            case 23: depthwise_flat(2, 3, 3, s, across, i, next, end, weights, y); return;
+            case 25: depthwise_flat(2, 5, 5, s, across, i, next, end, weights, y); return;
+            case 13: depthwise_flat(1, 3, 3, s, across, i, next, end, weights, y); return;
+            case 15: depthwise_flat(1, 5, 5, s, across, i, next, end, weights, y); return;
+        }
+    }
+
     #define STRIP_SHAPE(R, KH, KW, step) (1000 * (R) + 100 * (KH) + 10 * (KW) + (step))
     #define STRIP(R, KH, KW, step) case STRIP_SHAPE(R, KH, KW, step): \\
         depthwise_strip(R, KH, KW, step, s, c, w, columns, b, weights, y); \\
         return
+    #define STRIPS_2(KH, KW, step) STRIP(2, KH, KW, step); STRIP(1, KH, KW, step)
     #if STRIP_ROWS == 4
-    #define STRIPS(KH, KW, step) \\
-        STRIP(4, KH, KW, step); STRIP(2, KH, KW, step); STRIP(1, KH, KW, step)
+    #define STRIPS(KH, KW, step) STRIP(4, KH, KW, step); STRIPS_2(KH, KW, step)
     #else
-    #define STRIPS(KH, KW, step) STRIP(2, KH, KW, step); STRIP(1, KH, KW, step)
+    #define STRIPS STRIPS_2
     #endif
     /* `columns` outputs of `rows` rows from input column w on, in channels c to c + VL - 1. */
     static __attribute__((noinline)) void depthwise_strip_of(
             Py_ssize_t rows, Py_ssize_t shape, const depthwise_strips* s, Py_ssize_t c, Py_ssize_t w,
             Py_ssize_t columns, const real* b, const real* weights, real* y) {
         switch (1000 * rows + shape) {
-            STRIPS(3, 3, 1); STRIPS(3, 3, 2); STRIPS(5, 5, 1); STRIPS(5, 5, 2);
+            STRIPS(3, 3, 1); STRIPS(3, 3, 2); STRIPS_2(5, 5, 1); STRIPS_2(5, 5, 2);
             STRIPS(1, 1, 1); STRIPS(1, 2, 1); STRIPS(2, 1, 1); STRIPS(2, 2, 1);  /* dx of 3x3, step 2 */
             STRIPS(2, 3, 1); STRIPS(3, 2, 1);  /* and of 5x5 */
             STRIPS(1, 3, 1); STRIPS(3, 1, 1);
@@ -130,4 +182,7 @@ cdef extern from *:
     void depthwise_strip_of(
         Py_ssize_t rows, Py_ssize_t shape, const DepthwiseStrips* s, Py_ssize_t c, Py_ssize_t w,
         Py_ssize_t columns, const real* b, const real* weights, real* y) noexcept nogil
+    void depthwise_flat_of(
+        Py_ssize_t rows, Py_ssize_t size, const DepthwiseStrips* s, Py_ssize_t across, Py_ssize_t i,
+        Py_ssize_t next, Py_ssize_t end, const real* weights, real* y) noexcept nogil
     bint depthwise_strip_is_known(Py_ssize_t KH, Py_ssize_t KW, Py_ssize_t step) noexcept nogil
