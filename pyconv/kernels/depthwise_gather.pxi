@@ -339,10 +339,11 @@ cdef class DepthwiseGather(Depthwise):
     cdef void run_strips(self, const real* x, const real* packed, bint relu, real* y, Py_ssize_t q,
                          Py_ssize_t end) noexcept nogil:
         """At most TILE_ROWS rows from q on of all phases, some columns at a time, which share lines."""
-        cdef Py_ssize_t pixel = self.channels * sizeof(real) * max(self.step_w, self.stride_w)
+        cdef Py_ssize_t pixels = max(self.step_w * self.step_w, self.stride_w)
+        cdef Py_ssize_t pixel = self.channels * pixels * sizeof(real)
         cdef Py_ssize_t column = 0, columns, p, at, rows, last, most
         while column < self.columns:
-            columns = even_part(self.columns - column, max(4, STRIP_BYTES // pixel))
+            columns = even_part(self.columns - column, max(4 // self.step_w, STRIP_BYTES // pixel))
             for p in range(self.phase_count):
                 at, last = q, min(end, self.phases[p].rows)
                 while at < last:

@@ -18,7 +18,7 @@ cdef extern from *:
     #if defined(__SSE2__)   /* so that GCC does not load it again for each product */
     #define KEEP(v) __asm__("" : "+" IN_REGISTER (v))
     #else
-    #define KEEP(v)
+    #define KEEP(v) (void) 0
     #endif
 
     typedef struct {
@@ -66,8 +66,9 @@ cdef extern from *:
                 for (int a = 0; a < live; a++) { \\
                     const int kw = (j) - a * step; \\
                     if (kw < 0 || kw >= KW) continue; \\
-                    const vec k = KH * KW <= 9 ? wv[kw * KH + kh] \\
+                    vec k = KH * KW <= 9 ? wv[kw * KH + kh] \\
                         : *(const vec*) (weights + (kw * KH + kh) * VL); \\
+                    if (KH * KW > 9) KEEP(k); \\
                     _Pragma("GCC unroll 4") \\
                     for (int r = 0; r < R; r++) acc[a][r] += k * v[kh + r * step]; \\
                 } \\
