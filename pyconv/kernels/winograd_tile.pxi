@@ -118,13 +118,12 @@ cdef extern from *:
             p[i] = inside ? x + i * line : (const real*) &zero;
             next[i] = inside ? pixel : 0;
         }
-        for (Py_ssize_t j = 0; j < 6; j++) {
+        UNROLLED for (int j = 0; j < 6; j++) {
             if (j < first_column || j >= last_column)
                 UNROLLED for (int i = 0; i < 6; i++) t[6 * j + i] = zero;
             else
-                input_line(AT(p[0] + j * next[0]), AT(p[1] + j * next[1]), AT(p[2] + j * next[2]),
-                           AT(p[3] + j * next[3]), AT(p[4] + j * next[4]), AT(p[5] + j * next[5]),
-                           t + 6 * j);
+                input_line(AT(p[0]), AT(p[1]), AT(p[2]), AT(p[3]), AT(p[4]), AT(p[5]), t + 6 * j);
+            UNROLLED for (int i = 0; i < 6; i++) p[i] += next[i];
         }
         input_lines(t, to, step);
     }
