@@ -23,7 +23,9 @@ include "kernels/line_tile.pxi"    # the same along rows alone, for other filter
 include "kernels/line.pxi"         # and y and dx by them
 include "kernels/winograd_row.pxi"  # dw of others, along the rows only
 include "kernels/line_wide_tile.pxi"  # transforms and tiles of Winograd along the rows
+include "kernels/line_wide_split.pxi"  # rows as planes
 include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
+include "kernels/line_wide_filter.pxi"  # and dw
 include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
 include "kernels/depthwise_strip.pxi"  # the tile for common ones
 include "kernels/depthwise_gather.pxi"  # y and dx of them

@@ -47,6 +47,26 @@ SHAPES = [
     ((2, 20, 37, 16), (3, 3, 4, 32), ((1, 1), (1, 1)), (1, 1), (1, 2), "y dx", 4),
 ]
 
+DW_SHAPES = [
+    ((3, 64, 64, 3), (4, 4, 3, 8), ((1, 2), (1, 2)), (1, 1), (1, 1), "dw db"),
+    ((9, 28, 28, 1), (5, 5, 1, 6), ((2, 2), (2, 2)), (1, 1), (1, 1), "dw db"),
+    ((5, 33, 31, 3), (3, 3, 3, 12), ((1, 1), (1, 1)), (1, 1), (1, 1), "dw db"),
+    ((2, 31, 31, 50), (3, 3, 50, 3), ((1, 1), (1, 1)), (1, 1), (1, 1), "dw db"),  # chunks of channels
+    ((2, 35, 35, 9), (7, 7, 9, 8), ((3, 3), (3, 3)), (1, 1), (1, 1), "dw db"),
+    ((2, 33, 34, 5), (2, 6, 5, 7), ((0, 0), (2, 0)), (1, 1), (1, 1), "dw db"),
+    ((2, 33, 34, 12), (2, 2, 12, 5), ((0, 0), (0, 3)), (1, 1), (1, 1), "dw db"),
+    ((2, 35, 35, 30), (9, 9, 30, 1), ((4, 4), (4, 4)), (1, 1), (1, 1), "dw db"),  # two parts
+    ((2, 97, 97, 3), (3, 3, 3, 8), ((1, 1), (1, 1)), (2, 2), (1, 1), "dw db"),
+    ((2, 67, 61, 4), (5, 9, 4, 6), ((2, 2), (1, 4)), (3, 3), (1, 1), "dw db"),
+    ((2, 35, 35, 16), (3, 3, 16, 8), ((2, 2), (2, 2)), (1, 1), (2, 2), "dw db"),
+    ((2, 63, 41, 5), (3, 3, 5, 8), ((2, 2), (1, 3)), (3, 1), (1, 4), "dw db"),
+    ((2, 28, 28, 40), (3, 3, 8, 40), ((1, 1), (1, 1)), (1, 1), (1, 1), "dw db", 5),
+    ((2, 35, 37, 21), (3, 3, 3, 21), ((1, 1), (1, 1)), (1, 1), (1, 1), "dw db", 7),
+    ((2, 28, 30, 80), (3, 4, 40, 12), ((1, 1), (1, 1)), (1, 1), (1, 1), "dw db", 2),
+    *(((3, 24, width, 12), (3, 3 + width % 3, 12, 2 + width % 7), ((1, 1), (1, 1)), (1, 1), (1, 1),
+       "dw db") for width in range(14, 40, 3)),
+]
+
 
 class Case:
     """One convolution with random arrays, run by the kernels of one instruction set."""
@@ -69,17 +89,17 @@ class Case:
         )
 
     def run(self, plan, threads=2, relu=False):
-        """Those of y and dx that are computed so."""
-        y, dx = np.full_like(self.dy, 7), np.full_like(self.x, 7)
+        """Those of y, dx, dw and db that are computed so."""
+        y, dx, dw, db = (np.full_like(a, 7) for a in (self.dy, self.x, self.w, self.b))
         plan.forward(self.x, self.w, self.b, relu, y, threads)
-        plan.backward(self.dy, self.x, self.w, dx, None, None, threads)
-        return [{"y": y, "dx": dx}[direction] for direction in self.directions]
+        plan.backward(self.dy, self.x, self.w, dx, dw, db, threads)
+        return [{"y": y, "dx": dx, "dw": dw, "db": db}[direction] for direction in self.directions]
 
     def reference(self):
         """The same as float64 sums."""
         x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
         padded = np.pad(x, ((0, 0), *self.pads, (0, 0)))
-        y, dpadded = b + np.zeros(dy.shape), np.zeros(padded.shape)
+        y, dpadded, dw = b + np.zeros(dy.shape), np.zeros(padded.shape), np.zeros(w.shape)
         for tap in np.ndindex(w.shape[:2]):
             window = (slice(None), *(
                 slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in
@@ -89,22 +109,24 @@ class Case:
                         for n in (x.shape[3], dy.shape[3]))
                 y[..., K] += padded[window][..., C] @ w[tap][:, K]
                 dpadded[(*window, C)] += dy[..., K] @ w[tap][:, K].T
+                dw[tap][:, K] = np.tensordot(padded[window][..., C], dy[..., K], ([0, 1, 2], [0, 1, 2]))
         (top, _), (left, _) = self.pads
         dx = dpadded[:, top:top + x.shape[1], left:left + x.shape[2]]
-        return [{"y": y, "dx": dx}[direction] for direction in self.directions]
+        all_of_them = {"y": y, "dx": dx, "dw": dw, "db": dy.sum((0, 1, 2))}
+        return [all_of_them[direction] for direction in self.directions]
 
 
 @pytest.mark.parametrize("isa", KERNELS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + DW_SHAPES, ids=str)
 def test_error_is_within_the_rule(shape, isa):
     case = Case(*shape)
     plan = case.plan(isa)
-    assert [plan.algorithm(d) for d in case.directions] == ["winograd"] * len(case.directions)
+    assert {plan.algorithm(d) for d in case.directions if d != "db"} == {"winograd"}
     for got, want in zip(case.run(plan), case.reference(), strict=True):
         assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + DW_SHAPES, ids=str)
 def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
     case = Case(*shape)
     results = [case.run(case.plan(isa), threads) for isa in WIDE for threads in (1, 2, 3, 8)]
@@ -113,8 +135,9 @@ def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
             assert got.tobytes() == want.tobytes()
 
 
-def test_a_plan_gives_the_same_bits_again():
-    case, other = (Case(*SHAPES[5], seed=seed) for seed in (0, 1))
+@pytest.mark.parametrize("shape", [SHAPES[5], DW_SHAPES[4]], ids=str)
+def test_a_plan_gives_the_same_bits_again(shape):
+    case, other = (Case(*shape, seed=seed) for seed in (0, 1))
     plan = case.plan(KERNELS[0])
     first = case.run(plan)
     other.x[0, 5, 5, 0] = np.nan
@@ -135,7 +158,7 @@ def test_relu(shape):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
 def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
-    for seed, shape in enumerate((*SHAPES[1:9], SHAPES[1], *SHAPES[36:])):
+    for seed, shape in enumerate((*SHAPES[1:9], SHAPES[1], *SHAPES[36:], *DW_SHAPES)):
         case = Case(*shape, seed=seed)
         array = getattr(case, name)
         array.flat[np.random.default_rng(seed).integers(array.size)] = value
@@ -170,6 +193,16 @@ def test_only_where_it_pays_and_not_when_refused():
         algorithms((4, 16, 16, 1), (1, 3, 1, 1)),
     ):
         assert refused == ["direct"] * 3
+    x = (4, 32, 32, 12)
+    assert algorithms(x, (5, 5, 12, 8))[2] == "winograd"
+    assert algorithms((4, 97, 97, 3), (7, 7, 3, 8), stride=(2, 2))[2] == "winograd"
+    assert algorithms(x, (5, 5, 4, 24), groups=3)[2] == "winograd"
+    for refused in (
+        algorithms(x, (5, 5, 12, 8), direct=True), algorithms(x, (5, 5, 12, 8), dtype="d"),
+        algorithms(x, (5, 1, 12, 8)), algorithms((1, 15, 32, 12), (5, 5, 12, 8)),
+        algorithms((64, 9, 9, 12), (5, 5, 12, 8)),  # bands too short for their sums
+    ):
+        assert refused[2] == "direct"
 
 
 # ------------------------------------------------------------- with ReLU and max pooling in one kernel

@@ -27,7 +27,8 @@ cdef class ConvPlan:
     cdef DepthwiseGather depthwise_y, depthwise_dx
     cdef DepthwiseReduce depthwise_dw
     cdef LineWide wide_y, wide_dx
-    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, rows_dw
+    cdef LineWideFilter wide_dw
+    cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
@@ -51,6 +52,8 @@ cdef class ConvPlan:
             x, y, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
         self.few_dx = fits and not self.winograd_dx and line_wide_pays(
             y, x, groups, (1, d), (stride[0], stride[1] * d), spread_columns(self.phases_dx(), d))
+        self.few_dw = fits and not self.winograd_dw and line_wide_filter_pays(
+            x, y, w, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
         self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
                         and rows_pay(x, y, w, stride, groups))
 
@@ -58,7 +61,7 @@ cdef class ConvPlan:
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
         chosen = {"y": self.winograd_y or self.lined_y or self.few_y,
                   "dx": self.winograd_dx or self.lined_dx or self.few_dx,
-                  "dw": self.winograd_dw or self.rows_dw}
+                  "dw": self.winograd_dw or self.few_dw or self.rows_dw}
         if self.splits if direction == "dx" else self.depthwise:
             return "depthwise"
         return "winograd" if chosen[direction] else "direct"
@@ -198,6 +201,11 @@ cdef class ConvPlan:
                 self.depthwise_dw = DepthwiseReduce(self.x, self.y, self.w[:2], self.stride,
                                                     self.dilation, self.before)
             self.depthwise_dw.run(x, dy, dw, db, num_threads)
+            return
+        if self.few_dw and self.wide_dw is None:
+            KH, KW, C_group, K = self.w
+            self.wide_dw = LineWideFilter(self.plan_wide_y(), KH * KW * C_group * K)
+        if self.few_dw and dw != NULL and self.wide_dw.run(x, dy, dw, db, num_threads):
             return
         if self.rows_dw and self.row_dw is None:
             self.row_dw = RowWinogradFilter(self.x, self.y, self.groups, self.w[:2], self.stride,

@@ -103,13 +103,14 @@ cdef class LineWide:
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, C_group, K, step_h, step_w, stride_h, stride_w
     cdef Py_ssize_t w_tap, w_in, w_out, w_group
     cdef Py_ssize_t phase_count, part_count, run_count, top, left, span_h
-    cdef Py_ssize_t taps, points        # of a part: r, and r + 3
+    cdef Py_ssize_t taps, points        # of a part: r, and r + 3,
+    cdef Py_ssize_t finite              # one of which may be infinity
     cdef Py_ssize_t groups, set, sets   # groups of a set
     cdef Py_ssize_t rows, quads         # of a phase; a row's outputs, in quads
     cdef Py_ssize_t band, bands, items, chunk
     cdef Py_ssize_t pixels, slots       # of x that a quad is spread over; input rows / step_h
     cdef Py_ssize_t x_row, v_row        # quads from row to row, of the planes and of v
-    cdef Py_ssize_t inside0, inside1    # quads of a row of x that pass no edge
+    cdef Quads x_quads
     cdef Py_ssize_t plane, v_plane, v_point, v_part, strip, record
     cdef Py_ssize_t v, m, z, patch, slot, area  # starts in a thread's workspace, behind the planes
     cdef Py_ssize_t filters             # numbers of a group's transformed filter
@@ -160,9 +161,7 @@ cdef class LineWide:
         cdef Py_ssize_t in_rows
         self.quads = (g.columns + TILE - 1) // TILE
         self.x_row = ((g.columns - 1) * self.step_w + g.span_w + self.pixels - 1) // self.pixels
-        self.v_row = self.quads if self.quads % VL == 0 else self.x_row
-        self.inside0 = (max(0, -self.left) + self.pixels - 1) // self.pixels
-        self.inside1 = max(self.inside0, (self.W - self.left) // self.pixels)
+        self.v_row = self.quads if self.quads % LANES == 0 else self.x_row
         self.chunk = self.C_group if self.C_group <= FEW_CHANNELS else LINE_CHUNK
         self.set = 1
         if self.chunk == self.C_group:
@@ -183,6 +182,8 @@ cdef class LineWide:
         # Quads that hang over read what follows, by as much as the taps reach.
         self.plane = (in_rows * self.x_row + (g.span_w + 9 * self.step_w) // self.pixels
                       + 4 * VL) // VL * VL
+        self.x_quads = Quads(self.H, self.W, self.C, self.pixels, self.left, self.x_row, self.step_h,
+                             self.slots, self.plane)
         self.v_plane = (in_rows * self.v_row + 3 * VL) // VL * VL
         # No multiple of 4096 bytes, as in winograd.pxi.
         self.v_point = self.set * self.chunk * self.v_plane + 16
@@ -208,6 +209,7 @@ cdef class LineWide:
         cdef Py_ssize_t e, t
         fill_table(&self.table, max(2, (self.taps + 2) // 2))  # used where line_wide_tile has no other
         points = WIDE_POINTS[self.taps]
+        self.finite = len(points)
         for e, point in enumerate(points):
             scale = 1.0
             for other in points[:e] + points[e + 1:]:
@@ -307,81 +309,6 @@ cdef class LineWide:
         if b != NULL:
             memcpy(bias, b, self.TC * sizeof(real))
         return bias
-
-    cdef void split(self, const real* x, const real* end, real* planes, real* patch, Py_ssize_t row,
-                    Py_ssize_t rows, Py_ssize_t c0, Py_ssize_t channels) noexcept nogil:
-        """Input rows of one image into planes: [pixel of the quad, c][row, quad].
-
-        VL quads at a time become squares of registers, turned over.
-        """
-        cdef const real* from_quad[16]
-        cdef vec[16] square
-        cdef real* to
-        cdef Py_ssize_t lanes = self.lines(rows) * self.x_row, s = 0, i, j, r
-        # A quad of few channels is one piece; of some of many channels, a piece a pixel.
-        cdef Py_ssize_t pieces = 1 if channels == self.C else self.pixels
-        cdef Py_ssize_t length = self.pixels * channels if channels == self.C else channels
-        while s < lanes:
-            self.find_quads(from_quad, x, end, patch, row, rows, s)
-            for j in range(pieces):
-                r = 0
-                while r < length:
-                    for i in range(VL):
-                        square[i] = (<const vec*> (from_quad[i] + j * self.C + c0 + r))[0]
-                        prefetch(from_quad[i] + (VL * self.pixels + j) * self.C + c0 + r)
-                    transpose(square)
-                    to = planes + (j * channels + r) * self.plane + s
-                    for i in range(VL):
-                        (<vec*> to)[0] = square[i]
-                        to += self.plane
-                    r += VL
-            s += VL
-        for r in range(self.pixels * channels):
-            memset(planes + r * self.plane + s, 0, (self.plane - s) * sizeof(real))
-
-    cdef inline Py_ssize_t lines(self, Py_ssize_t rows) noexcept nogil:
-        """Rows of the planes and of v, for so many input rows."""
-        return rows if self.step_h == 1 else self.step_h * self.slots
-
-    cdef void find_quads(self, const real** from_quad, const real* x, const real* end, real* patch,
-                         Py_ssize_t row, Py_ssize_t rows, Py_ssize_t s) noexcept nogil:
-        """Where VL quads of the line start. One that passes an edge of the image is copied, padded."""
-        cdef Py_ssize_t size = self.pixels * self.C, i = 0, n, t, line, h, j, inside0, inside1
-        cdef const real* first
-        t, line = s % self.x_row, s // self.x_row
-        while i < VL:
-            n = min(VL - i, self.x_row - t)
-            h = line
-            if self.step_h > 1:
-                h = line % self.slots * self.step_h + line // self.slots
-            h = row + h if h < rows else -1
-            if h < 0 or h >= self.H:
-                for j in range(n):
-                    from_quad[i + j] = patch
-            else:
-                first = x + (h * self.W + t * self.pixels + self.left) * self.C
-                for j in range(n):
-                    from_quad[i + j] = first + j * size
-                inside0, inside1 = min(n, self.inside0 - t), max(0, self.inside1 - t)
-                while inside1 > 0 and first + inside1 * size + VL > end:
-                    inside1 -= 1
-                for j in range(inside0):
-                    from_quad[i + j] = self.pad_quad(x, h, t + j, patch + (i + j + 1) * self.slot)
-                for j in range(inside1, n):
-                    from_quad[i + j] = self.pad_quad(x, h, t + j, patch + (i + j + 1) * self.slot)
-            i += n
-            t, line = 0, line + 1
-
-    cdef const real* pad_quad(self, const real* x, Py_ssize_t h, Py_ssize_t t,
-                              real* to) noexcept nogil:
-        """A copy of one quad with zeros outside the image."""
-        cdef Py_ssize_t column = t * self.pixels + self.left
-        cdef Py_ssize_t first = max(0, column), last = min(self.W, column + self.pixels)
-        memset(to, 0, self.pixels * self.C * sizeof(real))
-        if first < last:
-            memcpy(to + (first - column) * self.C, x + (h * self.W + first) * self.C,
-                   (last - first) * self.C * sizeof(real))
-        return to
 
     cdef void transform(self, Py_ssize_t part, real* scratch, Py_ssize_t rows,
                         Py_ssize_t channels) noexcept nogil:
@@ -519,10 +446,10 @@ cdef class LineWide:
             y += first * self.K
         while c0 < self.C_group:
             channels = min(self.chunk, self.C_group - c0)
-            self.split(x, end, scratch, scratch + self.patch, q0 * self.step_h + self.top, in_rows,
-                       first * self.C_group + c0, groups * channels)
+            self.x_quads.split(x, end, scratch, scratch + self.patch, q0 * self.step_h + self.top,
+                               in_rows, first * self.C_group + c0, groups * channels)
             for p in range(self.part_count):
-                self.transform(p, scratch, self.lines(in_rows), groups * channels)
+                self.transform(p, scratch, self.x_quads.lines(in_rows), groups * channels)
             s = 0
             while s < total:
                 lanes = min(self.strip, total - s)
