@@ -30,6 +30,7 @@ include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
 include "kernels/depthwise_strip.pxi"  # the tile for common ones
 include "kernels/depthwise_gather.pxi"  # y and dx of them
 include "kernels/depthwise_filter.pxi"  # dw and db of them
+include "kernels/dense.pxi"        # dense layers of very few rows
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling

@@ -45,7 +45,8 @@ def test_dense_sizes_on_edges(C_in, dtype, isa, rng):
         assert_array_equal(db, dy.sum(0))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 6), (64, 256, 120), (3, 1000, 17), (130, 400, 84)])
+@pytest.mark.parametrize("shape", [
+    (64, 64, 6), (64, 256, 120), (3, 1000, 17), (130, 400, 84), (1, 400, 120), (2, 1100, 130)])
 def test_dense_layers_of_real_networks(shape, dtype, isa, rng):
     x, w, b, dy = problem(rng, *shape, dtype)
     for num_threads in THREADS:
@@ -55,6 +56,14 @@ def test_dense_layers_of_real_networks(shape, dtype, isa, rng):
             assert_array_equal(dx, dy @ w.T)
             assert_array_equal(dw, x.T @ dy)
             assert_array_equal(db, dy.sum(0))
+
+
+def test_a_row_has_the_same_bits_in_any_batch(dtype, isa, rng):
+    x = rng.standard_normal((5, 70)).astype(dtype)
+    w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((70, 131), 131))
+    y = pyconv.dense(x, w, b)
+    for N in 1, 2, 3:
+        assert_array_equal(pyconv.dense(x[:N], w, b), y[:N])
 
 
 @pytest.mark.parametrize("C", range(1, 41))

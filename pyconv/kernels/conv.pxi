@@ -30,11 +30,15 @@ cdef class ConvPlan:
     cdef LineWideFilter wide_dw
     cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
+    cdef Py_ssize_t rows         # of a dense layer that has very few, else 0
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
+        self.rows = y[0] * y[1] * y[2]
+        if x[:3] != y[:3] or w[:2] != (1, 1) or stride != (1, 1) or groups > 1 or self.rows > ROWS_FEW:
+            self.rows = 0
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
         fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1))
@@ -143,6 +147,9 @@ cdef class ConvPlan:
 
     cdef compute_y(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int num_threads):
+        if self.rows:
+            dense_rows(x, self.w[2], w, self.w[3], b, relu, self.rows, y, num_threads)
+            return
         if self.winograd_y and self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
