@@ -36,6 +36,7 @@ include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling
 include "kernels/pool_max_back.pxi"  # its gradient
 include "kernels/pool_average.pxi"  # average pooling
+include "kernels/winners.pxi"      # gradients behind max pooling: sums over the winners
 include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/batch_norm_tile.pxi"  # sums and rows of batch normalization
 include "kernels/batch_norm.pxi"   # batch normalization, ReLU and a sum as one

@@ -22,6 +22,8 @@ CASES = {
     "dilated": ((2, 20, 20, 3), (3, 3, 3, 6), 4, {"dilation": 2}),
     "grouped": ((2, 12, 12, 40), (3, 3, 10, 20), 3, {"groups": 4, "padding": 1}),
     "odd-rest": ((1, 13, 19, 2), (2, 3, 2, 17), (5, 4), {"pool_padding": "same"}),
+    "many-taps": ((2, 25, 22, 3), (7, 7, 3, 20), 4, {}),
+    "many-channels": ((2, 12, 12, 40), (2, 2, 40, 5), 4, {"padding": "same"}),
     "no-image": ((0, 8, 8, 2), (3, 3, 2, 4), 2, {}),
 }
 POOL = {"pool_stride": "stride", "pool_padding": "padding"}

@@ -4,7 +4,7 @@
 # workspace, and pools them there. Where F(4x4, 3x3) computes the convolution, which knows tiles and no
 # rows, its output goes to a workspace as a whole; Winograd along the rows does know them. Going back,
 # only the winners had a say: one position in 64 for an 8x8 pool. Where that is cheaper than the dense
-# kernels, dw and dx are sums over the winners; elsewhere dy is spread over a workspace first.
+# kernels, dw or dx is a sum over the winners (`winners.pxi`); else dy is spread over a workspace first.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
@@ -17,126 +17,6 @@ cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil
     for i in range(count):
         indices[i] = -1 if y[i] <= 0 else indices[i]
         y[i] = 0 if y[i] <= 0 else y[i]
-
-
-cdef struct Winner:
-    Py_ssize_t at       # where its window starts in the padded input
-    real value          # its dy
-
-
-cdef enum:
-    WINNER_ROWS = 6     # of a window, of two vectors each: 12 sums in 16 registers
-
-
-cdef inline inlined winners_tile(
-    const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
-    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row,
-) noexcept nogil:
-    """dw[r] += sum over winners of their value * x[at + r * line], in registers."""
-    cdef vec acc[2 * WINNER_ROWS]
-    cdef vec a
-    cdef const real* p
-    cdef Py_ssize_t r, v, i
-    for r in range(rows):
-        for v in range(nv):
-            acc[r * nv + v] = (<const vec*> (dw + r * dw_row + v * VL))[0]
-    for i in range(count):
-        a, p = vec_set(winners[i].value), x + winners[i].at
-        for r in range(rows):
-            for v in range(nv):
-                acc[r * nv + v] = acc[r * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a
-    for r in range(rows):
-        for v in range(nv):
-            (<vec*> (dw + r * dw_row + v * VL))[0] = acc[r * nv + v]
-
-
-cdef inline inlined spread_tile_back(
-    const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
-    const real* w, Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line,
-) noexcept nogil:
-    """dx[at + r * line] += value * w[r] of each winner; `lanes` of the last vector."""
-    cdef vec kept[2 * WINNER_ROWS]
-    cdef vec a, total
-    cdef vec* to
-    cdef ivec inside = lanes_before(lanes)
-    cdef Py_ssize_t r, v, i
-    for r in range(rows):
-        for v in range(nv):
-            kept[r * nv + v] = (<const vec*> (w + r * w_row + v * VL))[0]
-    for i in range(count):
-        a = vec_set(winners[i].value)
-        for r in range(rows):
-            for v in range(nv):
-                to = <vec*> (dx + winners[i].at + r * line + v * VL)
-                total = to[0] + kept[r * nv + v] * a
-                # Behind the run is the next pixel; infinity * 0 must not reach it.
-                to[0] = vec_where(inside, total, to[0]) if v == nv - 1 else total
-
-
-cdef void winners_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
-    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row,
-) noexcept nogil:
-    """`winners_tile` of 1 to 6 rows and 1 or 2 vectors."""
-    if nv == 2:
-        if rows == 6:
-            winners_tile(6, 2, winners, count, x, line, dw, dw_row)
-        elif rows == 5:
-            winners_tile(5, 2, winners, count, x, line, dw, dw_row)
-        elif rows == 4:
-            winners_tile(4, 2, winners, count, x, line, dw, dw_row)
-        elif rows == 3:
-            winners_tile(3, 2, winners, count, x, line, dw, dw_row)
-        elif rows == 2:
-            winners_tile(2, 2, winners, count, x, line, dw, dw_row)
-        else:
-            winners_tile(1, 2, winners, count, x, line, dw, dw_row)
-    else:
-        if rows == 6:
-            winners_tile(6, 1, winners, count, x, line, dw, dw_row)
-        elif rows == 5:
-            winners_tile(5, 1, winners, count, x, line, dw, dw_row)
-        elif rows == 4:
-            winners_tile(4, 1, winners, count, x, line, dw, dw_row)
-        elif rows == 3:
-            winners_tile(3, 1, winners, count, x, line, dw, dw_row)
-        elif rows == 2:
-            winners_tile(2, 1, winners, count, x, line, dw, dw_row)
-        else:
-            winners_tile(1, 1, winners, count, x, line, dw, dw_row)
-
-
-cdef void spread_tile_back_of(
-    Py_ssize_t rows, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
-    const real* w, Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line,
-) noexcept nogil:
-    """`spread_tile_back` of 1 to 6 rows and 1 or 2 vectors."""
-    if nv == 2:
-        if rows == 6:
-            spread_tile_back(6, 2, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 5:
-            spread_tile_back(5, 2, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 4:
-            spread_tile_back(4, 2, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 3:
-            spread_tile_back(3, 2, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 2:
-            spread_tile_back(2, 2, winners, count, w, w_row, lanes, dx, line)
-        else:
-            spread_tile_back(1, 2, winners, count, w, w_row, lanes, dx, line)
-    else:
-        if rows == 6:
-            spread_tile_back(6, 1, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 5:
-            spread_tile_back(5, 1, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 4:
-            spread_tile_back(4, 1, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 3:
-            spread_tile_back(3, 1, winners, count, w, w_row, lanes, dx, line)
-        elif rows == 2:
-            spread_tile_back(2, 1, winners, count, w, w_row, lanes, dx, line)
-        else:
-            spread_tile_back(1, 1, winners, count, w, w_row, lanes, dx, line)
 
 
 cdef inline void max_pixels(
@@ -180,30 +60,26 @@ cdef class ConvPoolPlan:
     cdef Window g                                  # of one image of the convolution's output
     cdef Gather gather
     cdef ConvPlan conv                             # Winograd, and the dense gradients
-    cdef readonly bint sparse                      # whether to sum over the winners
+    cdef WinnerSums winners                        # gradients as sums over the winners
+    cdef bint winners_dw, winners_dx               # which of them
     cdef LineWide line                             # Winograd along the rows, or None
     cdef Workspace whole_z
-    cdef Py_ssize_t N, H, W, C, K, KH, KW, stride_h, stride_w, top, left
+    cdef Py_ssize_t N, H, W, C, K
     cdef Py_ssize_t line_plane, line_slot          # of z in quads; a thread's workspace
     cdef Py_ssize_t inner                          # neighbours in a quad that are always in one window
     cdef Window across                             # of a row of so much shorter
-    cdef Py_ssize_t band, bands, z_rows, z_size, slot, run, run_padded, padded_w, padded_size, parts
-    cdef Py_ssize_t row_factor
-    cdef Workspace scratch, partials, transposed
+    cdef Py_ssize_t band, bands, z_rows, z_size, slot
+    cdef Workspace scratch
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple dilation,
                  tuple before, Py_ssize_t groups, tuple window, tuple pool_stride, tuple pool_pads,
                  bint direct=False):
-        cdef Py_ssize_t area
         self.conv = ConvPlan(x, w, z, stride, dilation, before, groups, direct)
         self.gather = self.conv.plan_y(False)
         self.g = window_of((1, *z[1:]), (1, *y[1:]), window, pool_stride, (1, 1), pool_pads, False)
         self.N, self.H, self.W, self.C = x
-        self.KH, self.KW, _, self.K = w
-        self.stride_h, self.stride_w = stride
-        self.top, self.left = before
-        self.scratch, self.partials, self.transposed = Workspace(), Workspace(), Workspace()
-        self.whole_z = Workspace()
+        self.K = w[3]
+        self.scratch, self.whole_z = Workspace(), Workspace()
         self.band = self.g.OH
         while self.band > 1 and (
             self.N * ((self.g.OH + self.band - 1) // self.band) < ITEMS
@@ -230,22 +106,10 @@ cdef class ConvPoolPlan:
             self.line_slot = (
                 self.line.area + (TILE * self.K + VL) * (self.line_plane + 2 * self.line.v_row + 2 * VL)
                 + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 64)
-        # The cost of a winner, in cycles: a run of (kw, c) is a few vectors, read, added, written.
-        # The dense kernels spend a multiply-add on every position of the window, 22 of them in a
-        # cycle (32 at the peak); Winograd does the work of 50.
-        self.run = self.KW * self.C
-        self.run_padded = (self.run + 15) // 16 * 16
-        self.padded_w = (z[2] - 1) * self.stride_w + self.KW
-        self.padded_size = ((z[1] - 1) * self.stride_h + self.KH) * self.padded_w * self.C + 16
-        area = window[0] * window[1]
-        self.sparse = (
-            groups == 1 and dilation == (1, 1) and self.padded_size < 262_144
-            and area * self.KH * self.run > (
-                50 if self.conv.winograd_dw or self.conv.rows_dw else 22) * (
-                10 + 3 * self.KH * (self.run_padded // 16) // 2))
-        self.parts = max(1, min(ITEMS, self.N))
-        # place * row_factor >> 40 is place // W, exactly as long as place * W < 2^40.
-        self.row_factor = ((<Py_ssize_t> 1 << 40) + self.g.W - 1) // self.g.W
+        self.winners_dw = winners_pay(self.conv, window[0] * window[1], False)
+        self.winners_dx = winners_pay(self.conv, window[0] * window[1], True)
+        if self.winners_dw or self.winners_dx:
+            self.winners = WinnerSums(x, w, z, y, stride, before, window, pool_stride)
 
     cdef Py_ssize_t conv_rows(self):
         """Rows of the convolution that a band of pooled rows needs."""
@@ -451,139 +315,20 @@ cdef class ConvPoolPlan:
 
     cdef compute_back(self, const real* dy, const int32_t* indices, const real* x, const real* w,
                       real* dx, real* dw, real* db, int num_threads):
-        if self.sparse:
-            self.run_sparse(dy, indices, x, w, dx, dw, db, num_threads)
-        else:
-            self.run_dense(dy, indices, x, w, dx, dw, db, num_threads)
-
-    cdef run_dense(self, const real* dy, const int32_t* indices, const real* x, const real* w,
-                   real* dx, real* dw, real* db, int num_threads):
+        """Each of dx, dw and db may be NULL."""
+        cdef bint few_dx = self.winners_dx and dx != NULL
+        cdef bint few_dw = self.winners_dw and (dw != NULL or db != NULL)
+        cdef bint all_dx = not self.winners_dx and dx != NULL
+        cdef bint all_dw = not self.winners_dw and (dw != NULL or db != NULL)
         cdef Window* g = &self.g
-        cdef real* dz = self.whole_z.take(self.N * g.H * g.W * self.K)
-        max_pool_back(dy, indices, dz, self.N, g.H, g.W, g.OH, g.OW, self.K, -1, num_threads)
-        if dx != NULL:
+        cdef real* dz = NULL
+        if few_dx or few_dw:
+            self.winners.run_all(dy, indices, x, w, dx if few_dx else NULL, dw if few_dw else NULL,
+                                 db if few_dw else NULL, num_threads)
+        if all_dx or all_dw:
+            dz = self.whole_z.take(self.N * g.H * g.W * self.K)
+            max_pool_back(dy, indices, dz, self.N, g.H, g.W, g.OH, g.OW, self.K, -1, num_threads)
+        if all_dx:
             self.conv.compute_dx(dz, w, dx, num_threads)
-        if dw != NULL or db != NULL:
+        if all_dw:
             self.conv.compute_dw(x, dz, dw, db, num_threads)
-
-    cdef run_sparse(self, const real* dy, const int32_t* indices, const real* x, const real* w,
-                    real* dx, real* dw, real* db, int num_threads):
-        cdef Py_ssize_t part, size = self.K * self.KH * self.run_padded + (self.K + 15) // 16 * 16
-        # An image of x, one of dx, and the winners of a channel: two or four numbers each.
-        cdef Py_ssize_t slot = (self.padded_size + 15) // 16 * 32 + 16 + (
-            (self.g.OH * self.g.OW + 1) * <Py_ssize_t> (sizeof(Winner) // sizeof(real)))
-        cdef int threads = self.gather.threads(num_threads)
-        cdef real* sums = self.partials.take(self.parts * size)
-        cdef real* scratch = self.scratch.take(threads * slot)
-        cdef real* wt = self.transposed.take(self.K * self.KH * self.run_padded)
-        if dx != NULL:
-            self.transpose_filter(w, wt)
-        for part in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
-            self.run_part(dy, indices, x, wt, dx, dw != NULL, sums + part * size,
-                          scratch + threadid() * slot, part)
-        self.add_parts(sums, size, dw, db)
-
-    cdef void transpose_filter(self, const real* w, real* wt) noexcept nogil:
-        """wt[k, kh, (kw, c)] = w[kh, kw, c, k], zeros behind each run."""
-        cdef Py_ssize_t k, kh, i
-        memset(wt, 0, self.K * self.KH * self.run_padded * sizeof(real))
-        for kh in range(self.KH):
-            for i in range(self.run):
-                for k in range(self.K):
-                    wt[(k * self.KH + kh) * self.run_padded + i] = w[(kh * self.run + i) * self.K + k]
-
-    cdef void run_part(self, const real* dy, const int32_t* indices, const real* x,
-                       const real* wt, real* dx, bint want_dw, real* sums, real* scratch,
-                       Py_ssize_t part) noexcept nogil:
-        """A fixed range of images: their dx, and their share of dw and db."""
-        cdef Py_ssize_t outputs = self.g.OH * self.g.OW
-        cdef Py_ssize_t height = (self.padded_size - 16) // (self.padded_w * self.C)
-        cdef Py_ssize_t n, h, k, count, inside
-        cdef real* padded = scratch + (self.padded_size + 15) // 16 * 16
-        cdef Winner* winners = <Winner*> (padded + (self.padded_size + 15) // 16 * 16)
-        cdef real* db = sums + self.K * self.KH * self.run_padded
-        memset(sums, 0, (self.K * self.KH * self.run_padded + (self.K + 15) // 16 * 16) * sizeof(real))
-        for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
-            if want_dw:
-                pad_rows(x + n * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
-                         self.padded_w, self.C, -self.top, -self.left, height, self.C)
-            if dx != NULL:
-                memset(padded, 0, self.padded_size * sizeof(real))
-            for k in range(self.K):
-                count = self.list_winners(dy + n * outputs * self.K + k,
-                                          indices + n * outputs * self.K + k, winners, db + k)
-                if want_dw:
-                    self.add_winners(winners, count, scratch, sums + k * self.KH * self.run_padded)
-                if dx != NULL:
-                    self.spread_winners(winners, count, wt + k * self.KH * self.run_padded, padded)
-            if dx != NULL:
-                for h in range(self.H):
-                    memset(dx + (n * self.H + h) * self.W * self.C, 0,
-                           self.W * self.C * sizeof(real))
-                    inside = min(self.W, self.padded_w - self.left)
-                    if h + self.top < height and inside > 0:
-                        memcpy(dx + (n * self.H + h) * self.W * self.C,
-                               padded + ((h + self.top) * self.padded_w + self.left) * self.C,
-                               inside * self.C * sizeof(real))
-
-    cdef Py_ssize_t list_winners(self, const real* dy, const int32_t* indices, Winner* winners,
-                                 real* db) noexcept nogil:
-        """The winners of one channel of one image; db += their dy. Returns how many there are."""
-        cdef Py_ssize_t i, h, count = 0
-        cdef int32_t place
-        cdef real total = db[0]
-        for i in range(self.g.OH * self.g.OW):
-            place = indices[i * self.K]
-            # Written in any case and kept if it won: a branch would be guessed wrong too often.
-            h = place * self.row_factor >> 40
-            winners[count].at = (h * self.stride_h * self.padded_w
-                                 + (place - h * self.g.W) * self.stride_w) * self.C
-            winners[count].value = dy[i * self.K]
-            total += dy[i * self.K] if place >= 0 else 0
-            count += place >= 0
-        db[0] = total
-        return count
-
-    cdef void add_winners(self, const Winner* winners, Py_ssize_t count, const real* x,
-                          real* dw) noexcept nogil:
-        """dw[kh, :] += dy * x[window of the winner], for one channel."""
-        cdef Py_ssize_t kh = 0, rows, v, nv, vectors = (self.run + VL - 1) // VL
-        while kh < self.KH:
-            rows = even_part(self.KH - kh, WINNER_ROWS)
-            v = 0
-            while v < vectors:
-                nv = min(2, vectors - v)
-                winners_tile_of(rows, nv, winners, count, x + kh * self.padded_w * self.C + v * VL,
-                                self.padded_w * self.C, dw + kh * self.run_padded + v * VL,
-                                self.run_padded)
-                v += nv
-            kh += rows
-
-    cdef void spread_winners(self, const Winner* winners, Py_ssize_t count, const real* wt,
-                             real* dx) noexcept nogil:
-        """dx[window of the winner] += dy * w[:, :, :, k], for one channel, in the padded input."""
-        cdef Py_ssize_t kh = 0, rows, v, nv, vectors = (self.run + VL - 1) // VL
-        while kh < self.KH:
-            rows = even_part(self.KH - kh, WINNER_ROWS)
-            v = 0
-            while v < vectors:
-                nv = min(2, vectors - v)
-                spread_tile_back_of(rows, nv, winners, count, wt + kh * self.run_padded + v * VL,
-                                    self.run_padded, self.run - (v + nv - 1) * VL,
-                                    dx + kh * self.padded_w * self.C + v * VL,
-                                    self.padded_w * self.C)
-                v += nv
-            kh += rows
-
-    cdef void add_parts(self, real* sums, Py_ssize_t size, real* dw, real* db) noexcept nogil:
-        """Parts in their order, added to the first; dw back into HWIO."""
-        cdef Py_ssize_t part, k, kh, i
-        for part in range(1, self.parts):
-            for i in range(size):
-                sums[i] += sums[part * size + i]
-        for k in range(self.K if dw != NULL else 0):
-            for kh in range(self.KH):
-                for i in range(self.run):
-                    dw[(kh * self.run + i) * self.K + k] = sums[(k * self.KH + kh) * self.run_padded + i]
-        if db != NULL:
-            memcpy(db, sums + self.K * self.KH * self.run_padded, self.K * sizeof(real))

@@ -1,0 +1,416 @@
+# Gradients of a convolution behind which a max pool let only a few outputs have a say.
+#
+# A *winner* is an output that its pool chose, and its dy. Each adds dy * x to dw, and dy * w to dx, at
+# the window of the input that it saw: KH runs of KW * C_in numbers. Channel by channel, in bands of
+# pooled rows: the winners are listed, then a tile adds up dw of all of them in registers, and another one
+# spreads them over dx.
+#
+# What a winner adds to dx lies partly over what the one before it has just written. A load of parts of
+# two stores waits until both are in the cache, which takes longer than all the rest. So a few copies of
+# dx take turns, and are added up at the end.
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy, memset
+
+cdef enum:
+    UNIT = 16               # numbers: what a run is made of, whatever the width of a vector
+    WINNER_ROWS = 6         # of a window, of two units each: 12 sums in 16 registers
+    WINNER_BYTES = 24_576   # of x, and of dx: the rest of L1 is left for filters and lists
+    TURNED = 16             # output channels whose filters are turned round at once: whole lines of HWIO
+
+
+cdef struct Winner:
+    int32_t at          # where its window starts in the padded input
+    real value          # its dy
+
+
+cdef inline inlined winners_tile(
+    const Py_ssize_t ways, const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners,
+    Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
+) noexcept nogil:
+    """dw[r] += sum over winners of their value * x[at + r * line], in registers; db += their values.
+
+    `ways` winners have sums of their own, since an addition takes four cycles.
+    """
+    cdef vec[2 * WINNER_ROWS] acc
+    cdef real[4] total
+    cdef vec a
+    cdef const real* p
+    cdef Py_ssize_t u, r, v, i = 0
+    for u in range(ways):
+        total[u] = 0
+        for r in range(rows * nv):
+            acc[u * rows * nv + r] = vec_set(0)
+    while i + ways <= count:
+        for u in range(ways):
+            total[u] += winners[i + u].value
+            a, p = vec_set(winners[i + u].value), x + winners[i + u].at
+            for r in range(rows):
+                for v in range(nv):
+                    acc[(u * rows + r) * nv + v] = (
+                        acc[(u * rows + r) * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a)
+        i += ways
+    while i < count:
+        total[0] += winners[i].value
+        a, p = vec_set(winners[i].value), x + winners[i].at
+        for r in range(rows):
+            for v in range(nv):
+                acc[r * nv + v] = acc[r * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a
+        i += 1
+    for u in range(1, ways):
+        total[0] += total[u]
+        for r in range(rows * nv):
+            acc[r] = acc[r] + acc[u * rows * nv + r]
+    db[0] += total[0]
+    for r in range(rows):
+        for v in range(nv):
+            (<vec*> (dw + r * dw_row + v * VL))[0] = (
+                (<vec*> (dw + r * dw_row + v * VL))[0] + acc[r * nv + v])
+
+
+cdef void winners_tile_of(
+    Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
+    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
+) noexcept nogil:
+    """`winners_tile` of 1 to 6 rows, and 1 or 2 vectors of as many units or fewer.
+
+    Rows and units alone choose the number of ways, that is the order of the sums.
+    """
+    if units == 1:
+        if rows == 6:
+            winners_tile(2, 6, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 5:
+            winners_tile(2, 5, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 4:
+            winners_tile(2, 4, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 3:
+            winners_tile(4, 3, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 2:
+            winners_tile(4, 2, 1, winners, count, x, line, dw, dw_row, db)
+        else:
+            winners_tile(4, 1, 1, winners, count, x, line, dw, dw_row, db)
+    elif nv == 2:
+        if rows == 6:
+            winners_tile(1, 6, 2, winners, count, x, line, dw, dw_row, db)
+        elif rows == 5:
+            winners_tile(1, 5, 2, winners, count, x, line, dw, dw_row, db)
+        elif rows == 4:
+            winners_tile(1, 4, 2, winners, count, x, line, dw, dw_row, db)
+        elif rows == 3:
+            winners_tile(2, 3, 2, winners, count, x, line, dw, dw_row, db)
+        elif rows == 2:
+            winners_tile(2, 2, 2, winners, count, x, line, dw, dw_row, db)
+        else:
+            winners_tile(4, 1, 2, winners, count, x, line, dw, dw_row, db)
+    else:
+        if rows == 6:
+            winners_tile(1, 6, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 5:
+            winners_tile(1, 5, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 4:
+            winners_tile(1, 4, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 3:
+            winners_tile(2, 3, 1, winners, count, x, line, dw, dw_row, db)
+        elif rows == 2:
+            winners_tile(2, 2, 1, winners, count, x, line, dw, dw_row, db)
+        else:
+            winners_tile(4, 1, 1, winners, count, x, line, dw, dw_row, db)
+
+
+cdef inline inlined winners_back_tile(
+    const Py_ssize_t rows, const Py_ssize_t units, const Winner* winners, Py_ssize_t count,
+    const real* w, Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line, Py_ssize_t copy,
+    Py_ssize_t copies,
+) noexcept nogil:
+    """dx[at + r * line] += value * w[r] of each winner, in copies by turns; `lanes` of the units.
+
+    Units, not vectors: a winner's next ones come after all other winners, which is an order of sums.
+    """
+    cdef vec[12 * 8] kept
+    cdef vec[2 * 8] a
+    cdef vec* to
+    cdef Py_ssize_t r, v, i
+    cdef Py_ssize_t nv = units * LANE_VECTORS
+    for r in range(rows):
+        for v in range(nv):
+            kept[r * nv + v] = (<const vec*> (w + r * w_row + v * VL))[0]
+    for i in range(count):
+        for v in range(nv):
+            a[v] = vec_set(winners[i].value)
+            if v >= nv - LANE_VECTORS:  # behind the run w is 0, but infinity * 0 is NaN
+                a[v] = first_lanes(a[v], lanes - v * VL)
+        for r in range(rows):
+            for v in range(nv):
+                to = <vec*> (dx + (i & (copies - 1)) * copy + winners[i].at + r * line + v * VL)
+                to[0] = to[0] + kept[r * nv + v] * a[v]
+
+
+cdef void winners_back_tile_of(
+    Py_ssize_t rows, Py_ssize_t units, const Winner* list, Py_ssize_t count, const real* w,
+    Py_ssize_t w_row, Py_ssize_t lanes, real* dx, Py_ssize_t line, Py_ssize_t copy, Py_ssize_t copies,
+) noexcept nogil:
+    """`winners_back_tile` of 1 to 6 rows, and 1 or 2 units."""
+    if units == 2:
+        if rows == 6:
+            winners_back_tile(6, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 5:
+            winners_back_tile(5, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 4:
+            winners_back_tile(4, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 3:
+            winners_back_tile(3, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 2:
+            winners_back_tile(2, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+        else:
+            winners_back_tile(1, 2, list, count, w, w_row, lanes, dx, line, copy, copies)
+    else:
+        if rows == 6:
+            winners_back_tile(6, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 5:
+            winners_back_tile(5, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 4:
+            winners_back_tile(4, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 3:
+            winners_back_tile(3, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+        elif rows == 2:
+            winners_back_tile(2, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+        else:
+            winners_back_tile(1, 1, list, count, w, w_row, lanes, dx, line, copy, copies)
+
+
+cdef bint winners_pay(ConvPlan conv, Py_ssize_t area, bint to_dx):
+    """Whether sums over the winners of windows of `area` outputs take less time than the dense kernels.
+
+    In cycles: of an output of the pool, which it is listed in, and whose units are read, added and,
+    in dx, written again; against the multiply-adds of all outputs of its window, so many in a cycle.
+    """
+    KH, KW, C, K = conv.w
+    cdef Py_ssize_t units = KH * ((KW * C + UNIT - 1) // UNIT)
+    cdef double dense = area * KH * KW * C, many = 5 * UNIT  # a longer run reads the list many times
+    if conv.groups > 1 or conv.dilation != (1, 1) or (
+            (conv.y[1] * conv.stride[0] + KH) * (conv.y[2] * conv.stride[1] + KW) * C >= 1 << 30):
+        return False  # places are of 32 bits
+    if to_dx:
+        return 4 + 4.2 * units < dense / (13 if conv.few_dx else 30)
+    return 4 + (1.3 if KW * C <= many else 2) * units < 3 + dense / (
+        40 if conv.winograd_dw or conv.rows_dw else 8 if K <= WIDE_CHANNELS else 22)
+
+
+cdef class WinnerSums:
+    """dx, dw and db from the winners of each window.
+
+    Parameters
+    ----------
+    x, w, z, y : tuple
+        Shapes of the input, the filter, the convolution's output and the pooled output.
+    stride, before : tuple
+        The convolution's.
+    window, pool_stride : tuple
+        Of the pool, (h, w).
+    """
+    cdef Py_ssize_t N, H, W, C, KH, KW, K, OH, OW, top, left
+    cdef Py_ssize_t run, padded_run, padded_w, line, height  # of the padded input
+    cdef Py_ssize_t image, copies           # numbers of x, and of each copy of dx; how many copies
+    cdef Py_ssize_t parts, size, band, slot
+    cdef int32_t* places                    # `at` of an output
+    cdef Workspace tables, scratch, partials, turned
+
+    def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple before, tuple window,
+                 tuple pool_stride):
+        cdef Py_ssize_t h, j, rows
+        self.N, self.H, self.W, self.C = x
+        self.KH, self.KW, _, self.K = w
+        self.OH, self.OW = y[1:3]
+        self.top, self.left = before
+        self.run = self.KW * self.C
+        self.padded_run = (self.run + UNIT - 1) // UNIT * UNIT
+        self.padded_w = (z[2] - 1) * stride[1] + self.KW
+        self.line = (self.padded_w * self.C + UNIT - 1) // UNIT * UNIT
+        self.height = (z[1] - 1) * stride[0] + self.KH
+        self.image = self.height * self.line + UNIT
+        rows = self.KH * self.padded_run // UNIT
+        self.copies = 4 if rows <= 12 else 2 if rows <= 24 else 1
+        self.parts = max(1, min(ITEMS, self.N))
+        self.size = self.K * self.KH * self.padded_run + (self.K + UNIT - 1) // UNIT * UNIT
+        # A band is as many pooled rows as see what stays in L1.
+        self.band = self.OH
+        while self.band > 1:
+            rows = ((self.band - 1) * pool_stride[0] + window[0] - 1) * stride[0] + self.KH
+            if min(rows, self.height) * self.line * <Py_ssize_t> sizeof(real) <= WINNER_BYTES:
+                break
+            self.band = (self.band + 1) // 2
+        self.slot = self.image * (1 + self.copies) + (
+            (self.band * self.OW + 1) * <Py_ssize_t> sizeof(Winner) // <Py_ssize_t> sizeof(real) + UNIT
+        ) // UNIT * UNIT
+        self.tables, self.scratch = Workspace(), Workspace()
+        self.partials, self.turned = Workspace(), Workspace()
+        self.places = <int32_t*> self.tables.take(z[1] * z[2])
+        for h in range(z[1]):
+            for j in range(z[2]):
+                self.places[h * z[2] + j] = h * stride[0] * self.line + j * stride[1] * self.C
+
+    cdef run_all(self, const real* dy, const int32_t* indices, const real* x, const real* w, real* dx,
+                 real* dw, real* db, int num_threads):
+        """Each of dx, dw and db may be NULL. N is at least 1."""
+        cdef Py_ssize_t item, work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
+        cdef Py_ssize_t turned = (self.K + TURNED - 1) // TURNED
+        cdef int threads = team(work, num_threads)
+        cdef int few = team(self.size * TURNED, num_threads)
+        cdef real* sums = self.partials.take(self.parts * self.size)
+        cdef real* scratch = self.scratch.take(threads * self.slot)
+        cdef real* wt = self.turned.take(self.K * self.KH * self.padded_run)
+        if dx != NULL:
+            region_starts(few > 1)
+            for item in prange(turned, num_threads=few, nogil=True):
+                self.turn_filters(w, wt, item)
+                item_ends()
+        region_starts(threads > 1)
+        for item in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
+            self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,
+                          scratch + threadid() * self.slot, item)
+            item_ends()
+        if dw != NULL or db != NULL:
+            few = team(self.parts * self.size, num_threads)
+            region_starts(few > 1)
+            for item in prange(turned, num_threads=few, nogil=True):
+                self.add_parts(sums, dw, db, item)
+                item_ends()
+
+    cdef void turn_filters(self, const real* w, real* wt, Py_ssize_t item) noexcept nogil:
+        """wt[k, kh, kw, c] = w[kh, kw, c, k], with zeros behind each run."""
+        cdef Py_ssize_t k, kh, kw, c, k0 = item * TURNED, k1 = min(k0 + TURNED, self.K)
+        cdef real* to
+        memset(wt + k0 * self.KH * self.padded_run, 0,
+               (k1 - k0) * self.KH * self.padded_run * sizeof(real))
+        for kh in range(self.KH):
+            for kw in range(self.KW):
+                for c in range(self.C):
+                    to = wt + kh * self.padded_run + kw * self.C + c
+                    for k in range(k0, k1):
+                        to[k * self.KH * self.padded_run] = w[k]
+                    w += self.K
+
+    cdef void run_part(self, const real* dy, const int32_t* indices, const real* x, const real* wt,
+                       real* dx, bint want_sums, real* sums, real* scratch,
+                       Py_ssize_t part) noexcept nogil:
+        """A fixed range of images: their dx, and their share of dw and db."""
+        cdef Py_ssize_t n, k, p, count, at
+        cdef real* copies = scratch + self.image
+        cdef Winner* winners = <Winner*> (copies + self.copies * self.image)
+        cdef real* db = sums + self.K * self.KH * self.padded_run
+        memset(sums, 0, self.size * sizeof(real))
+        for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
+            if want_sums:
+                self.pad_image(x + n * self.H * self.W * self.C, scratch)
+            if dx != NULL:
+                memset(copies, 0, self.copies * self.image * sizeof(real))
+            p = 0
+            while p < self.OH:
+                at = (n * self.OH + p) * self.OW * self.K
+                for k in range(self.K):
+                    count = self.list_winners(dy + at + k, indices + at + k,
+                                              min(self.band, self.OH - p) * self.OW, winners)
+                    if want_sums:
+                        self.add_winners(winners, count, scratch,
+                                         sums + k * self.KH * self.padded_run, db + k)
+                    if dx != NULL:
+                        self.spread_winners(winners, count, wt + k * self.KH * self.padded_run, copies)
+                p += self.band
+            if dx != NULL:
+                self.join_copies(copies, dx + n * self.H * self.W * self.C)
+
+    cdef void pad_image(self, const real* x, real* to) noexcept nogil:
+        """An image with the zeros around it."""
+        cdef Py_ssize_t h
+        for h in range(self.height):
+            pad_rows(x, self.H, self.W, self.C, to + h * self.line, self.padded_w, self.C, h - self.top,
+                     -self.left, 1, self.C)
+
+    cdef Py_ssize_t list_winners(self, const real* dy, const int32_t* indices, Py_ssize_t outputs,
+                                 Winner* winners) noexcept nogil:
+        """The winners of one channel. Returns how many there are."""
+        cdef Py_ssize_t i, count = 0
+        for i in range(outputs):
+            # Written in any case and kept if it won: a branch would be guessed wrong too often.
+            winners[count].at = self.places[max(0, indices[i * self.K])]
+            winners[count].value = dy[i * self.K]
+            count += indices[i * self.K] >= 0
+        return count
+
+    cdef void add_winners(self, const Winner* winners, Py_ssize_t count, const real* x, real* dw,
+                          real* db) noexcept nogil:
+        """dw[kh, :] += dy * x[window of the winner], and db += dy, for one channel."""
+        cdef Py_ssize_t kh = 0, rows, unit, units, v, nv
+        cdef real again = 0
+        while kh < self.KH:
+            rows = even_part(self.KH - kh, WINNER_ROWS)
+            unit = 0
+            while unit < self.padded_run:
+                units = min(2, (self.padded_run - unit) // UNIT)
+                v = unit
+                while v < unit + units * UNIT:
+                    nv = 2 if units == 2 and VL == UNIT else 1
+                    winners_tile_of(rows, units, nv, winners, count, x + kh * self.line + v,
+                                    self.line,
+                                    dw + kh * self.padded_run + v, self.padded_run,
+                                    db if kh == 0 and v == 0 else &again)
+                    v += nv * VL
+                unit += units * UNIT
+            kh += rows
+
+    cdef void spread_winners(self, const Winner* winners, Py_ssize_t count, const real* wt,
+                             real* copies) noexcept nogil:
+        """dx[window of the winner] += dy * w[:, :, :, k], for one channel."""
+        cdef Py_ssize_t kh = 0, rows, unit, units
+        while kh < self.KH:
+            rows = even_part(self.KH - kh, WINNER_ROWS)
+            unit = 0
+            while unit < self.run:
+                units = 2 if unit + UNIT < self.run else 1
+                winners_back_tile_of(rows, units, winners, count, wt + kh * self.padded_run + unit,
+                                     self.padded_run, self.run - unit, copies + kh * self.line + unit,
+                                     self.line, self.image, self.copies)
+                unit += units * UNIT
+            kh += rows
+
+    cdef void join_copies(self, const real* copies, real* dx) noexcept nogil:
+        """dx of an image: the sum of its copies, without the padding."""
+        cdef Py_ssize_t h, i, copy, inside = max(0, min(self.W, self.padded_w - self.left)) * self.C
+        cdef vec total
+        copies += self.top * self.line + self.left * self.C
+        for h in range(self.H):
+            if h + self.top >= self.height:
+                inside = 0
+            i = 0
+            while i < inside:
+                total = (<const vec*> (copies + i))[0]
+                for copy in range(1, self.copies):
+                    total = total + (<const vec*> (copies + copy * self.image + i))[0]
+                store_part(dx + i, total, inside - i)
+                i += VL
+            memset(dx + inside, 0, (self.W * self.C - inside) * sizeof(real))
+            copies += self.line
+            dx += self.W * self.C
+
+    cdef void add_parts(self, real* sums, real* dw, real* db, Py_ssize_t item) noexcept nogil:
+        """Parts in their order, added to the first; dw back into HWIO, some channels at a time."""
+        cdef Py_ssize_t part, k, kh, i, k0 = item * TURNED, k1 = min(k0 + TURNED, self.K)
+        cdef Py_ssize_t filter = self.KH * self.padded_run
+        cdef vec total
+        i = k0 * filter
+        while i < k1 * filter:
+            total = (<const vec*> (sums + i))[0]
+            for part in range(1, self.parts):
+                total = total + (<const vec*> (sums + part * self.size + i))[0]
+            (<vec*> (sums + i))[0] = total
+            i += VL
+        for kh in range(self.KH if dw != NULL else 0):
+            for i in range(self.run):
+                for k in range(k0, k1):
+                    dw[(kh * self.run + i) * self.K + k] = sums[k * filter + kh * self.padded_run + i]
+        sums += self.K * filter
+        for k in range(k0, k1 if db != NULL else k0):
+            db[k] = sums[k]
+            for part in range(1, self.parts):
+                db[k] += sums[part * self.size + k]
