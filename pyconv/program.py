@@ -29,6 +29,7 @@ from .functional._plans import (
     cached_conv,
     cached_conv_pool,
     cached_conv_transpose,
+    cached_pool,
     problem_of,
 )
 
@@ -233,6 +234,31 @@ class Program:
             forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])
         return y
 
+    def average_pool(self, x: Value, window: Any, stride: Any = None, padding: Any = "valid") -> Value:
+        """Means over windows."""
+        geometry: Any = problem_of(cached_pool, "pooling", x.shape, window, stride, padding, 1,
+                                   False).geometry
+        y = self.new(geometry.y_shape, wants_grad=x.grad is not None)
+        self.add(
+            self.module.AveragePool(
+                x.shape, y.shape, geometry.window, geometry.stride, geometry.pads, x.buffer, y.buffer,
+                buffer_of(y.grad), buffer_of(x.grad)),
+            forward=[x, y], backward=[y.grad, x.grad] if x.grad else [])
+        return y
+
+    def max_pool(self, x: Value, window: Any, stride: Any = None, padding: Any = "valid") -> Value:
+        """Maxima over windows."""
+        geometry: Any = problem_of(cached_pool, "pooling", x.shape, window, stride, padding, 1,
+                                   False).geometry
+        y = self.new(geometry.y_shape, wants_grad=x.grad is not None)
+        indices = self.new(y.shape, np.int32) if x.grad else None
+        self.add(
+            self.module.MaxPool(
+                x.shape, y.shape, geometry.window, geometry.stride, geometry.pads, x.buffer, y.buffer,
+                buffer_of(indices), buffer_of(y.grad), buffer_of(x.grad)),
+            forward=[x, y, indices], backward=[indices, y.grad, x.grad] if x.grad else [])
+        return y
+
     def rectify(self, x: Value) -> Value:
         """ReLU."""
         y = self.new(x.shape, wants_grad=x.grad is not None)
@@ -360,11 +386,14 @@ class Program:
 
     def times(self, x: Array, num_threads: int, rounds: int) -> list[dict[str, Any]]:
         """Seconds of each operation of a training step, the best of `rounds`: for benchmarks."""
+        assert self.y.grad is not None
         best = [[math.inf, math.inf if operation in self._backward else 0.0]
                 for operation in self._operations]
         for _ in range(rounds):
-            self.backward(np.ones_like(self.forward(x, num_threads)), num_threads)
+            self.forward(x, num_threads)  # binds the memory
             for run, way, order in ((self.module.run_forward, 0, 1), (self.module.run_backward, 1, -1)):
+                self.y.grad.array[...] = 1
+                # In their order: each finds what the one before has left, numbers and caches.
                 for operation, found in list(zip(self._operations, best, strict=True))[::order]:
                     if found[way]:
                         start = perf_counter()

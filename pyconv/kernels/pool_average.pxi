@@ -128,20 +128,20 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
     """Fill y."""
     cdef Window g = window_of((<object> x).shape, (<object> y).shape, kernel, stride, dilation, pads,
                               include_pad)
+    if y.size:
+        average_all(g, &x[0, 0, 0, 0], &y[0, 0, 0, 0], scratch, num_threads)
+
+
+cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_threads):
+    """Fill y, which is not empty."""
     cdef Py_ssize_t item, items = g.N * g.OH
     cdef Py_ssize_t size = sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
     cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
-    cdef char* memory
-    cdef const real* source
-    if items == 0:
-        return
+    cdef char* memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     g.streams = is_large(&g, 1)
-    memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
-    source = &x[0, 0, 0, 0]
-    cdef real* target = &y[0, 0, 0, 0]
     for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
-        average_row(&g, source, target, item, memory + threadid() * size)
+        average_row(&g, x, y, item, memory + threadid() * size)
 
 
 # ----------------------------------------------------------------------------------------- backward
@@ -283,16 +283,21 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
                           tuple stride, tuple dilation, tuple pads, bint include_pad,
                           Workspace scratch, int num_threads):
     """Fill dx."""
+    cdef Window g = window_of((<object> dx).shape, (<object> dy).shape, kernel, stride, dilation, pads,
+                              include_pad)
+    if dx.size:
+        average_back_all(g, &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], scratch, num_threads)
+
+
+cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch, int num_threads):
+    """Fill dx, which is not empty."""
     cdef Shares s
     cdef Window* g = &s.g
     cdef Py_ssize_t item, items, size, line, table, i, count
     cdef int threads
     cdef real* memory
     cdef real* work
-    s.g = window_of((<object> dx).shape, (<object> dy).shape, kernel, stride, dilation, pads,
-                    include_pad)
-    if g.N * g.H * g.W * g.C == 0:
-        return
+    s.g = window
     threads = num_threads if g.N * g.H * g.W * g.C > ITEM_WORK // 8 else 1
     line = (g.OW * g.C + 2 * VL) // VL * VL
     table = (g.H + g.W) * <Py_ssize_t> sizeof(Cover) // <Py_ssize_t> sizeof(real)
@@ -315,8 +320,6 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
         memory[i], memory[line + i] = count, 1 / <real> count
         s.exact = s.exact and power_of_2(count)
     items = g.N * ((g.H + g.top + s.band - 1) // s.band)
-    cdef const real* source = &dy[0, 0, 0, 0]
-    cdef real* target = &dx[0, 0, 0, 0]
     for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
-        average_back(&s, source, target, item, work + threadid() * size)
+        average_back(&s, dy, dx, item, work + threadid() * size)

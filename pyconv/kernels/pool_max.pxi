@@ -294,19 +294,22 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
     """Fill y, and `indices` unless it is None."""
     cdef Window g = window_of((<object> x).shape, (<object> y).shape, kernel, stride, dilation, pads,
                               False)
+    cdef int32_t* places = NULL
+    if y.size:
+        if indices is not None:
+            places = &indices[0, 0, 0, 0]
+        max_all(g, &x[0, 0, 0, 0], &y[0, 0, 0, 0], places, scratch, num_threads)
+
+
+cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scratch, int num_threads):
+    """Fill y, which is not empty, and `indices` unless that is NULL."""
     cdef Py_ssize_t item, items = g.N * g.OH
     cdef Py_ssize_t size = max_scratch(&g) + g.OW * g.C * 2 * <Py_ssize_t> sizeof(real)
     cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory
-    cdef const real* source
-    if items == 0:
-        return
     size = (size + 63) // 64 * 64
-    g.streams = is_large(&g, 1 if indices is None else 2)
+    g.streams = is_large(&g, 1 if indices == NULL else 2)
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
-    source = &x[0, 0, 0, 0]
-    cdef real* target = &y[0, 0, 0, 0]
-    cdef int32_t* places = NULL if indices is None else &indices[0, 0, 0, 0]
     for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
-        max_image_row(&g, source, target, places, item, memory + threadid() * size)
+        max_image_row(&g, x, y, indices, item, memory + threadid() * size)

@@ -206,6 +206,54 @@ cdef class Normalization(Operation):
         return 0
 
 
+cdef class AveragePool(Operation):
+    """Means over windows, without the padding; `dx` may be None."""
+    cdef Window g
+    cdef Workspace scratch
+    cdef Buffer x, y, dy, dx
+
+    def __init__(self, tuple x_shape, tuple y_shape, tuple window, tuple stride, tuple pads, Buffer x,
+                 Buffer y, Buffer dy=None, Buffer dx=None):
+        self.g = window_of(x_shape, y_shape, window, stride, (1, 1), pads, False)
+        self.scratch = Workspace()
+        self.x, self.y, self.dy, self.dx = x, y, dy, dx
+
+    cdef int forward(self, int num_threads) except -1:
+        average_all(self.g, at(self.x), at(self.y), self.scratch, num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        if self.dx is not None:
+            average_back_all(self.g, at(self.dy), at(self.dx), self.scratch, num_threads)
+        return 0
+
+
+cdef class MaxPool(Operation):
+    """Maxima over windows; `indices`, which tells where they were, and `dx` may be None."""
+    cdef Window g
+    cdef Workspace scratch
+    cdef Buffer x, y, indices, dy, dx
+
+    def __init__(self, tuple x_shape, tuple y_shape, tuple window, tuple stride, tuple pads, Buffer x,
+                 Buffer y, Buffer indices=None, Buffer dy=None, Buffer dx=None):
+        self.g = window_of(x_shape, y_shape, window, stride, (1, 1), pads, False)
+        self.scratch = Workspace()
+        self.x, self.y, self.indices, self.dy, self.dx = x, y, indices, dy, dx
+
+    cdef int forward(self, int num_threads) except -1:
+        max_all(self.g, at(self.x), at(self.y),
+                NULL if self.indices is None else <int32_t*> self.indices.data, self.scratch,
+                num_threads)
+        return 0
+
+    cdef int backward(self, int num_threads) except -1:
+        cdef Window* g = &self.g
+        if self.dx is not None:
+            max_pool_back(at(self.dy), <int32_t*> self.indices.data, at(self.dx), g.N, g.H, g.W, g.OH,
+                          g.OW, g.C, 0, num_threads)
+        return 0
+
+
 cdef class FoldNormalization(Operation):
     """A normalization in prediction, folded into the weights (inputs, C) before it."""
     cdef Py_ssize_t inputs, C

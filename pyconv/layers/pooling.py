@@ -15,6 +15,7 @@ from ..functional import (
     max_pool2d_backward,
 )
 from ..geometry import pair
+from ..program import Program, Value
 from .base import Array, Layer, images, padding_of
 
 
@@ -70,6 +71,9 @@ class MaxPooling2D(_Pooling2D):
         indices, x_shape = self.take_cache()
         return max_pool2d_backward(dy, indices, x_shape) if need_dx else None
 
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.max_pool(x, **self._options)
+
 
 class AveragePooling2D(_Pooling2D):
     """Mean over windows of each channel; padding is not counted.
@@ -92,6 +96,9 @@ class AveragePooling2D(_Pooling2D):
         x_shape = self.take_cache()
         return avg_pool2d_backward(dy, x_shape, **self._options) if need_dx else None
 
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.average_pool(x, **self._options)
+
 
 class GlobalMaxPooling2D(Layer):
     """Maximum of each channel over the whole image: (H, W, C) -> (C,)."""
@@ -108,6 +115,9 @@ class GlobalMaxPooling2D(Layer):
         indices, x_shape = self.take_cache()
         return global_max_pool2d_backward(dy, indices, x_shape) if need_dx else None
 
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.max_pool(x, x.shape[1:3]).reshaped((x.shape[0], x.shape[3]))
+
 
 class GlobalAveragePooling2D(Layer):
     """Mean of each channel over the whole image: (H, W, C) -> (C,)."""
@@ -121,3 +131,6 @@ class GlobalAveragePooling2D(Layer):
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         x_shape = self.take_cache()
         return global_avg_pool2d_backward(dy, x_shape) if need_dx else None
+
+    def plan(self, program: Program, x: Value) -> Value:
+        return program.average_pool(x, x.shape[1:3]).reshaped((x.shape[0], x.shape[3]))
