@@ -17,6 +17,9 @@ _Pads = tuple[_Pair, _Pair]
 @final
 class Workspace: ...
 
+@final
+class Workspaces: ...
+
 # Convolution
 
 @final
@@ -25,6 +28,7 @@ class ConvPlan:
         self, x: _Shape, w: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
         groups: int, direct: bool = False,
     ) -> None: ...
+    def share(self, shared: Workspaces) -> None: ...
     def algorithm(self, direction: str) -> str: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, num_threads: int
@@ -49,6 +53,7 @@ class ConvPoolPlan:
         self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
         groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads, direct: bool = False,
     ) -> None: ...
+    def share(self, shared: Workspaces) -> None: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, indices: NDArray[int32],
         num_threads: int,
@@ -133,6 +138,13 @@ class Winograd:
 class LineWide:
     @property
     def work(self) -> int: ...
+
+@final
+class WinnerSums:
+    def __init__(
+        self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, before: _Pair, window: _Pair,
+        pool_stride: _Pair,
+    ) -> None: ...
 
 @final
 class WinogradFilter:
@@ -240,6 +252,20 @@ class Normalization(Operation):
         var: Buffer | None, moving_mean: Buffer, moving_var: Buffer, dy: Buffer | None = None,
         dx: Buffer | None = None, dgamma: Buffer | None = None, dbeta: Buffer | None = None,
         dr: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class AveragePool(Operation):
+    def __init__(
+        self, x_shape: _Shape, y_shape: _Shape, window: _Pair, stride: _Pair, pads: _Pads, x: Buffer,
+        y: Buffer, dy: Buffer | None = None, dx: Buffer | None = None,
+    ) -> None: ...
+
+@final
+class MaxPool(Operation):
+    def __init__(
+        self, x_shape: _Shape, y_shape: _Shape, window: _Pair, stride: _Pair, pads: _Pads, x: Buffer,
+        y: Buffer, indices: Buffer | None = None, dy: Buffer | None = None, dx: Buffer | None = None,
     ) -> None: ...
 
 @final

@@ -107,6 +107,13 @@ class Arena:
 
     def __init__(self) -> None:
         self.memory = np.empty(0, np.uint8)
+        self._workspaces: dict[ModuleType, Any] = {}
+
+    def workspaces(self, module: ModuleType) -> Any:
+        """Those that the plans of such programs share."""
+        if module not in self._workspaces:
+            self._workspaces[module] = module.Workspaces()
+        return self._workspaces[module]
 
     def reserve(self, nbytes: int) -> None:
         """Have at least so much memory; what was in it is lost if it grows."""
@@ -175,6 +182,12 @@ class Program:
         for value in going_back:
             value.slot.needed(2 * _BACKWARD - time)
 
+    def _plan(self, problem: Any) -> Any:
+        """A plan for this program alone, with the workspaces that all its plans share."""
+        plan = problem.new_plan(self.module)
+        plan.share(self._arena.workspaces(self.module))
+        return plan
+
     def input(self, shape: Shape) -> Value:
         """The network's input, whose memory is the caller's."""
         self.x = Value(Slot(self.module.Buffer(), shape, self.dtype), shape)
@@ -192,7 +205,7 @@ class Program:
         y = self.new(problem.geometry.y_shape, wants_grad=True)
         self.add(
             self.module.Convolution(
-                problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
+                self._plan(problem), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
                 self.constant(grads.get("b"))),
             forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
@@ -208,7 +221,7 @@ class Program:
         y = self.new(problem.geometry.x_shape, wants_grad=True)
         self.add(
             self.module.TransposedConvolution(
-                problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
+                self._plan(problem), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
                 self.constant(grads.get("b"))),
             forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
@@ -228,7 +241,7 @@ class Program:
         indices = self.new(y.shape, np.int32)
         self.add(
             self.module.ConvolutionMaxPool(
-                problem.new_plan(self.module), x.buffer, self.constant(w), self.constant(b), relu,
+                self._plan(problem), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, indices.buffer, buffer_of(y.grad), buffer_of(x.grad),
                 self.constant(grads.get("w")), self.constant(grads.get("b"))),
             forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])

@@ -31,6 +31,7 @@ cdef class ConvPlan:
     cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
     cdef Py_ssize_t rows         # of a dense layer that has very few, else 0
+    cdef Workspaces shared       # with other plans, for dw; or None
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
@@ -60,6 +61,10 @@ cdef class ConvPlan:
             x, y, w, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
         self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
                         and rows_pay(x, y, w, stride, groups))
+
+    def share(self, Workspaces shared):
+        """Use these workspaces, as other plans do that run before or after this one."""
+        self.shared = shared
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
@@ -201,6 +206,8 @@ cdef class ConvPlan:
         """Either of dw and db may be NULL."""
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)
+            if self.shared is not None:
+                self.fast_dw.partials, self.fast_dw.scratch = self.shared.partials, self.shared.scratch
         if self.winograd_dw and dw != NULL and self.fast_dw.run(x, dy, dw, db, num_threads):
             return
         if self.depthwise:

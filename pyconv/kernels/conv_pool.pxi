@@ -111,6 +111,11 @@ cdef class ConvPoolPlan:
         if self.winners_dw or self.winners_dx:
             self.winners = WinnerSums(x, w, z, y, stride, before, window, pool_stride)
 
+    def share(self, Workspaces shared):
+        """Use these workspaces, as other plans do that run before or after this one."""
+        self.conv.share(shared)
+        self.whole_z = shared.z
+
     cdef Py_ssize_t conv_rows(self):
         """Rows of the convolution that a band of pooled rows needs."""
         return min(self.g.H, (self.band - 1) * self.g.stride_h + self.g.KH)

@@ -40,6 +40,14 @@ cdef class Workspace:
         return <real*> self.data
 
 
+cdef class Workspaces:
+    """What plans that never run at the same time can share: outputs before their pooling, and sums."""
+    cdef Workspace z, partials, scratch
+
+    def __cinit__(self):
+        self.z, self.partials, self.scratch = Workspace(), Workspace(), Workspace()
+
+
 cdef extern from *:
     """
     #if defined(__SSE2__)

@@ -2,8 +2,8 @@
 #
 # A *winner* is an output that its pool chose, and its dy. Each adds dy * x to dw, and dy * w to dx, at
 # the window of the input that it saw: KH runs of KW * C_in numbers. Channel by channel, in bands of
-# pooled rows: the winners are listed, then a tile adds up dw of all of them in registers, and another one
-# spreads them over dx.
+# pooled rows: the winners are listed, then a tile adds up dw of all of them in registers, and another
+# one spreads them over dx.
 #
 # What a winner adds to dx lies partly over what the one before it has just written. A load of parts of
 # two stores waits until both are in the cache, which takes longer than all the rest. So a few copies of
