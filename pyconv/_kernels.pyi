@@ -47,8 +47,6 @@ class ConvPlan:
 
 @final
 class ConvPoolPlan:
-    @property
-    def sparse(self) -> bool: ...
     def __init__(
         self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, dilation: _Pair, before: _Pair,
         groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads, direct: bool = False,
