@@ -104,26 +104,27 @@ cdef extern from *:
         input_lines(t, to, step);
     }
 
-    /* The same; zeros take the place of rows and columns that are not from `first` to `last` - 1. */
+    /* The same; zeros take the place of rows and columns that are not from `first` to `last` - 1.
+       Places are masked, not branched over: the same lines of arithmetic fuse the same products. */
     static void input_tile_at_edge(
             const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
             Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
             Py_ssize_t step) {
         static const vec zero;
-        const real* p[6];
-        Py_ssize_t next[6];
+        const size_t zeros = (size_t) &zero;
+        size_t place[6], next[6], mask;
         vec t[36];
         UNROLLED for (int i = 0; i < 6; i++) {
-            int inside = i >= first_row && i < last_row;
-            p[i] = inside ? x + i * line : (const real*) &zero;
-            next[i] = inside ? pixel : 0;
+            mask = -(size_t) (i >= first_row && i < last_row);
+            place[i] = ((size_t) x + i * line * sizeof(real) - zeros) & mask;
+            next[i] = pixel * sizeof(real) & mask;
         }
         UNROLLED for (int j = 0; j < 6; j++) {
-            if (j < first_column || j >= last_column)
-                UNROLLED for (int i = 0; i < 6; i++) t[6 * j + i] = zero;
-            else
-                input_line(AT(p[0]), AT(p[1]), AT(p[2]), AT(p[3]), AT(p[4]), AT(p[5]), t + 6 * j);
-            UNROLLED for (int i = 0; i < 6; i++) p[i] += next[i];
+            mask = -(size_t) (j >= first_column && j < last_column);
+            input_line(AT(zeros + (place[0] & mask)), AT(zeros + (place[1] & mask)),
+                       AT(zeros + (place[2] & mask)), AT(zeros + (place[3] & mask)),
+                       AT(zeros + (place[4] & mask)), AT(zeros + (place[5] & mask)), t + 6 * j);
+            UNROLLED for (int i = 0; i < 6; i++) place[i] += next[i];
         }
         input_lines(t, to, step);
     }
