@@ -42,7 +42,7 @@ cdef bint line_wide_filter_pays(tuple x, tuple y, tuple w, Py_ssize_t groups, tu
     else:
         direct = y[1] * y[2] * (KH * KW * C * 0.85 + 20)
         if rows_pay(x, y, w, (step[0], step[1]), groups) and len(phases) == 1:
-            direct *= 0.8  # `RowWinogradFilter`
+            direct *= 0.9  # `RowWinogradFilter`
     return cost < direct
 
 
