@@ -5,7 +5,7 @@
 # 3x3 taps 6 loads for 12 products. What a tile reads is in place, or where taps leave the image a
 # padded copy of its own, or else the item's copy (see depthwise.pxi).
 
-from math import gcd
+from math import gcd as _gcd
 
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
@@ -210,7 +210,7 @@ cdef class DepthwiseGather(Depthwise):
                         self.tap_index[n], self.tap_plane[n] = index[h, w], plane
                         n += 1
         if self.flat:  # so many vectors on, lanes hold the same channels again
-            self.vectors = self.C // gcd(self.C, VL)
+            self.vectors = self.C // _gcd(self.C, VL)
         self.patch = high * self.patch_columns * VL
         # Copies of tiles at the edges cost more than one of the band where most tiles lie there.
         self.copies = (source[3] != target[3] or target[3] < VL
