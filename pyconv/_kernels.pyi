@@ -138,6 +138,14 @@ class LineWide:
     def work(self) -> int: ...
 
 @final
+class LineWideFilter:
+    @property
+    def work(self) -> int: ...
+
+@final
+class Quads: ...
+
+@final
 class WinnerSums:
     def __init__(
         self, x: _Shape, w: _Shape, z: _Shape, y: _Shape, stride: _Pair, before: _Pair, window: _Pair,

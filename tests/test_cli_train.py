@@ -358,6 +358,8 @@ def test_ctrl_c(folder, tmp_path):
         [sys.executable, "-m", "pyconv", "train", "--data", folder, "--output", out, "--epochs",
          "1000000"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        # A shell's background jobs, and what they start, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (out / "history.csv").exists() and time.monotonic() < deadline:
