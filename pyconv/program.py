@@ -247,28 +247,29 @@ class Program:
             forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])
         return y
 
-    def average_pool(self, x: Value, window: Any, stride: Any = None, padding: Any = "valid") -> Value:
-        """Means over windows."""
+    def _pooled(self, x: Value, window: Any, stride: Any, padding: Any) -> tuple[Value, tuple[Any, ...]]:
+        """A pool's output, and the shapes that its operation takes."""
         geometry: Any = problem_of(cached_pool, "pooling", x.shape, window, stride, padding, 1,
                                    False).geometry
         y = self.new(geometry.y_shape, wants_grad=x.grad is not None)
+        return y, (x.shape, y.shape, geometry.window, geometry.stride, geometry.pads)
+
+    def average_pool(self, x: Value, window: Any, stride: Any = None, padding: Any = "valid") -> Value:
+        """Means over windows."""
+        y, shapes = self._pooled(x, window, stride, padding)
         self.add(
             self.module.AveragePool(
-                x.shape, y.shape, geometry.window, geometry.stride, geometry.pads, x.buffer, y.buffer,
-                buffer_of(y.grad), buffer_of(x.grad)),
+                *shapes, x.buffer, y.buffer, buffer_of(y.grad), buffer_of(x.grad)),
             forward=[x, y], backward=[y.grad, x.grad] if x.grad else [])
         return y
 
     def max_pool(self, x: Value, window: Any, stride: Any = None, padding: Any = "valid") -> Value:
         """Maxima over windows."""
-        geometry: Any = problem_of(cached_pool, "pooling", x.shape, window, stride, padding, 1,
-                                   False).geometry
-        y = self.new(geometry.y_shape, wants_grad=x.grad is not None)
+        y, shapes = self._pooled(x, window, stride, padding)
         indices = self.new(y.shape, np.int32) if x.grad else None
         self.add(
             self.module.MaxPool(
-                x.shape, y.shape, geometry.window, geometry.stride, geometry.pads, x.buffer, y.buffer,
-                buffer_of(indices), buffer_of(y.grad), buffer_of(x.grad)),
+                *shapes, x.buffer, y.buffer, buffer_of(indices), buffer_of(y.grad), buffer_of(x.grad)),
             forward=[x, y, indices], backward=[indices, y.grad, x.grad] if x.grad else [])
         return y
 

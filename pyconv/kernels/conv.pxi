@@ -52,13 +52,10 @@ cdef class ConvPlan:
         self.lined_dx = fits and not self.winograd_dx and line_pays(
             y, x, w, stride, dilation, groups, True)
         fits = fits and 1 in (stride[1], dilation[1])
-        d = dilation[1]
-        self.few_y = fits and not self.winograd_y and line_wide_pays(
-            x, y, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
-        self.few_dx = fits and not self.winograd_dx and line_wide_pays(
-            y, x, groups, (1, d), (stride[0], stride[1] * d), spread_columns(self.phases_dx(), d))
-        self.few_dw = fits and not self.winograd_dw and line_wide_filter_pays(
-            x, y, w, groups, (stride[0], stride[1] * d), (1, d), spread_columns(self.phases_y(), d))
+        self.few_y = fits and not self.winograd_y and line_wide_pays(self.along_rows(False))
+        self.few_dx = fits and not self.winograd_dx and line_wide_pays(self.along_rows(True))
+        self.few_dw = (fits and not self.winograd_dw
+                       and line_wide_filter_pays(self.along_rows(False), w))
         self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
                         and rows_pay(x, y, w, stride, groups))
 
@@ -114,31 +111,22 @@ cdef class ConvPlan:
         return Gather(self.y, self.x, self.groups, (1, 1), self.stride, self.phases_dx(),
                       (C_group * K, 1, K, K // self.groups), True)
 
-    cdef Line plan_line_y(self):
-        C_group, K = self.w[2:]
-        d = self.dilation[1]
-        return Line(self.x, self.y, self.groups, (self.stride[0], self.stride[1] * d), (1, d),
-                    spread_columns(self.phases_y(), d), (C_group * K, K, 1, K // self.groups))
+    cdef tuple along_rows(self, bint back):
+        """y, or if `back` dx, for transforms along the rows: the first arguments of `Line` and `Gather`.
 
-    cdef Line plan_line_dx(self):
+        At dilation d along the rows, outputs d pixels apart are one phase.
+        """
         C_group, K = self.w[2:]
         d = self.dilation[1]
-        return Line(self.y, self.x, self.groups, (1, d), (self.stride[0], self.stride[1] * d),
-                    spread_columns(self.phases_dx(), d), (C_group * K, 1, K, K // self.groups))
+        step, stride = (self.stride[0], self.stride[1] * d), (1, d)
+        if back:
+            return (self.y, self.x, self.groups, stride, step, spread_columns(self.phases_dx(), d),
+                    (C_group * K, 1, K, K // self.groups))
+        return (self.x, self.y, self.groups, step, stride, spread_columns(self.phases_y(), d),
+                (C_group * K, K, 1, K // self.groups))
 
-    cdef LineWide plan_wide_y(self):
-        C_group, K = self.w[2:]
-        d = self.dilation[1]
-        return LineWide(Gather(
-            self.x, self.y, self.groups, (self.stride[0], self.stride[1] * d), (1, d),
-            spread_columns(self.phases_y(), d), (C_group * K, K, 1, K // self.groups), False, False))
-
-    cdef LineWide plan_wide_dx(self):
-        C_group, K = self.w[2:]
-        d = self.dilation[1]
-        return LineWide(Gather(
-            self.y, self.x, self.groups, (1, d), (self.stride[0], self.stride[1] * d),
-            spread_columns(self.phases_dx(), d), (C_group * K, 1, K, K // self.groups), True, False))
+    cdef LineWide plan_wide(self, bint back):
+        return LineWide(Gather(*self.along_rows(back), back, False))
 
     cdef plan_dw(self):
         """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""
@@ -160,11 +148,11 @@ cdef class ConvPlan:
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
             return
         if self.lined_y and self.line_y is None:
-            self.line_y = self.plan_line_y()
+            self.line_y = Line(*self.along_rows(False))
         if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
             return
         if self.few_y and self.wide_y is None:
-            self.wide_y = self.plan_wide_y()
+            self.wide_y = self.plan_wide(False)
         if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads):
             return
         if self.depthwise:
@@ -186,7 +174,7 @@ cdef class ConvPlan:
         if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.lined_dx and self.line_dx is None:
-            self.line_dx = self.plan_line_dx()
+            self.line_dx = Line(*self.along_rows(True))
         if self.lined_dx and self.line_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.splits and self.depthwise_dx is None:
@@ -195,7 +183,7 @@ cdef class ConvPlan:
         if self.splits and self.depthwise_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.few_dx and self.wide_dx is None:
-            self.wide_dx = self.plan_wide_dx()
+            self.wide_dx = self.plan_wide(True)
         if self.few_dx and self.wide_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.to_dx is None:
@@ -218,7 +206,7 @@ cdef class ConvPlan:
             return
         if self.few_dw and self.wide_dw is None:
             KH, KW, C_group, K = self.w
-            self.wide_dw = LineWideFilter(self.plan_wide_y(), KH * KW * C_group * K)
+            self.wide_dw = LineWideFilter(self.plan_wide(False), KH * KW * C_group * K)
         if self.few_dw and dw != NULL and self.wide_dw.run(x, dy, dw, db, num_threads):
             return
         if self.rows_dw and self.row_dw is None:

@@ -95,7 +95,7 @@ cdef class ConvPoolPlan:
             max_scratch(&self.g) // <Py_ssize_t> sizeof(real)
             + 2 * self.K * (self.gather.planar + VL) + 64)
         if self.conv.few_y and groups == dilation[1] == 1:
-            self.line = self.conv.plan_wide_y()
+            self.line = self.conv.plan_wide(False)
             self.inner, self.across = 1, self.g
             if self.g.left == 0 and self.g.KW == self.g.stride_w and self.g.OW * self.g.KW <= self.g.W:
                 self.inner = 4 if self.g.KW % 4 == 0 else 2 if self.g.KW % 2 == 0 else 1

@@ -7,12 +7,9 @@ cdef extern from *:
     """
     #if defined(__AVX512F__)
     #define STRIP_ROWS 4    /* of 3x3 taps: 12 sums, 9 of weights, 6 of x in 32 registers */
-    #else
-    #define STRIP_ROWS 2    /* 6 sums, 4 of x in 16; weights from memory */
-    #endif
-    #if defined(__AVX512F__)
     #define IN_REGISTER "v"
     #else
+    #define STRIP_ROWS 2    /* 6 sums, 4 of x in 16; weights from memory */
     #define IN_REGISTER "x"
     #endif
     #if defined(__SSE2__)   /* so that GCC does not load it again for each product */

@@ -57,14 +57,14 @@ cdef list wide_parts(list phases, Py_ssize_t step, Py_ssize_t most):
     return parts
 
 
-cdef bint line_wide_pays(tuple source, tuple target, Py_ssize_t groups, tuple step, tuple stride,
-                         list phases) except -1:
-    """Whether to take Winograd along the rows, by shape alone. Arguments as those of `Gather`.
+cdef bint line_wide_pays(tuple rows_of) except -1:
+    """Whether to take Winograd along the rows, by shape alone; for `ConvPlan.along_rows`.
 
     The estimate counts cycles on vectors of 16 for an image and a group, beside those of the direct
     sum, whose vectors lie along the pixels of a row if it fills them, or else along the channels.
     Rows of fewer than 6 outputs, 256 in all, or 8 products for each point are not worth a look.
     """
+    source, target, groups, step, stride, phases, _ = rows_of
     C, K = source[3] // groups, target[3] // groups
     rows_h = len({h for _, taps in phases for h, _, _ in taps})
     if sizeof(real) != 4 or K > WIDE_MOST or rows_h * C > LINE_LONGEST:
@@ -303,12 +303,7 @@ cdef class LineWide:
             to += phase.runs * self.C_group * self.K
 
     cdef real* pack_bias(self, const real* b) except? NULL:
-        """The bias, or zeros."""
-        cdef real* bias = self.bias.take(self.TC)
-        memset(bias, 0, self.TC * sizeof(real))
-        if b != NULL:
-            memcpy(bias, b, self.TC * sizeof(real))
-        return bias
+        return padded_bias(self.bias, b, 1, 1, self.TC, self.TC)
 
     cdef void transform(self, Py_ssize_t part, real* scratch, Py_ssize_t rows,
                         Py_ssize_t channels) noexcept nogil:

@@ -12,9 +12,9 @@
 # not finite is computed again directly (see winograd.pxi).
 
 
-cdef bint line_wide_filter_pays(tuple x, tuple y, tuple w, Py_ssize_t groups, tuple step, tuple stride,
-                                list phases) except -1:
+cdef bint line_wide_filter_pays(tuple rows_of, tuple w) except -1:
     """Whether to take it, by shape alone: as `line_wide_pays`, beside the other reductions."""
+    x, y, groups, step, stride, phases, _ = rows_of
     KH, KW, C, K = w
     K //= groups
     parts = wide_parts(phases, step[1], TAPS if KH * C <= LINE_LONG else TAPS - 2)

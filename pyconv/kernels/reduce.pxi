@@ -12,7 +12,6 @@ from libc.string cimport memcpy, memset
 cdef enum:
     BAND_PIXELS = 224           # x 32 channels x 4 bytes of dy: 28 KB of a 48 KB L1, as AVX-512 has it
     PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by
-    PARTIALS_BYTES = 16_777_216
 
 
 cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t nv, vec* sums) noexcept nogil:
@@ -25,6 +24,15 @@ cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t nv, vec* sums)
         x += nv * VL
     sums[nv - 1] = high
     sums[0] = low
+
+
+cdef void add_row_parts(const real* parts, Py_ssize_t count, Py_ssize_t step, real* total,
+                        Py_ssize_t size) noexcept nogil:
+    """total[k] += parts[k], parts[step + k], ..."""
+    cdef Py_ssize_t part, k
+    for part in range(count):
+        for k in range(size):
+            total[k] += parts[part * step + k]
 
 
 cdef void pack_panels(

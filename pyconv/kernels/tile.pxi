@@ -287,78 +287,54 @@ cdef void filter_tile_of(
     """`filter_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 11:
-            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 10:
-            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 9:
-            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 8:
-            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 7:
-            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 6:
-            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 5:
-            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 4:
-            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 3:
-            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 2:
-            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         else:
-            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
     else:
         if rows == 12:
-            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 11:
-            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 10:
-            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 9:
-            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 8:
-            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 7:
-            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 6:
-            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 5:
-            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 4:
-            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 3:
-            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         elif rows == 2:
-            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
         else:
-            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead,
-                        ahead_step)
+            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
 
 
 cdef inline Py_ssize_t tile_rows(Py_ssize_t nv) noexcept nogil:

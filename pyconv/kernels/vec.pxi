@@ -85,6 +85,7 @@ cdef extern from *:
     static inline __attribute__((always_inline)) ivec beats_at(vec v, ivec i, vec m, ivec j) {
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
+    #define prefetch(p) __builtin_prefetch(p)
     #define prefetch_to_write(p) __builtin_prefetch(p, 1)
     #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
     /* Both for numbers that are not NaN. */
@@ -145,6 +146,7 @@ cdef extern from *:
     ivec exceeds_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
+    void prefetch(const void* p) noexcept nogil
     void prefetch_to_write(const void* p) noexcept nogil
     void prefetch_later(const void* p) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.

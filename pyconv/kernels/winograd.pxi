@@ -127,22 +127,19 @@ cdef class Winograd:
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Py_ssize_t item
-        cdef Py_ssize_t g, K_padded = self.k_chunks * self.k_chunk, filters = 0, inputs = 0
+        cdef Py_ssize_t filters = 0, inputs = 0
         cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * POINTS * self.u_step
         cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
         cdef real* last_w = self.last_w.take(9 * self.C * self.y_pixel if self.kept else 0)
         cdef real* v = self.inputs.take(self.groups * self.v_size)
         cdef real* scratch = self.scratch.take(num_threads * self.area)
-        cdef real* bias = self.bias.take(self.groups * K_padded)
+        cdef real* bias = padded_bias(self.bias, b, self.groups, 1, self.k_chunks * self.k_chunk, self.K)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         if self.shared:
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
-        memset(bias, 0, self.groups * K_padded * sizeof(real))
-        for g in range(self.groups if b != NULL else 0):
-            memcpy(bias + g * K_padded, b + g * self.K, self.K * sizeof(real))
         with nogil:
             region_starts(is_shared(self.work))
             for item in prange(filters + inputs, schedule="dynamic",
@@ -302,22 +299,9 @@ cdef class Winograd:
 
         m is [point, block, tile, lanes].
         """
-        cdef Py_ssize_t width = min(self.k_chunk, self.K - k0), k, e, nv, last_nv = 0
-        cdef Py_ssize_t rows = 0, tiles = 0, rest = 0, at
-        cdef const real* from_u
-        for e in range(POINTS):
-            k = 0
-            while k < width:
-                nv = (min(self.block, width - k) + VL - 1) // VL
-                if nv != last_nv:
-                    last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
-                    tiles, rest = count // rows, count % rows
-                from_u, at = u + e * self.u_step + k * channels, e * self.m_step + k * self.most
-                tiles_at_point(rows, nv, tiles, fresh, v + e * self.v_step, channels,
-                               self.most * RUN, from_u, m + at)
-                tiles_at_point(rest, nv, 1, fresh, v + e * self.v_step + tiles * rows * RUN, channels,
-                               self.most * RUN, from_u, m + at + tiles * rows * nv * VL)
-                k += self.block
+        at_all_points(
+            tiles_at_point, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh, v,
+            self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step, self.most)
 
     cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, bint relu, real* y,
                                Py_ssize_t tile, Py_ssize_t k0, vec* check) noexcept nogil:

@@ -73,19 +73,12 @@ cdef class WinogradFilter:
                 item_ends()
             region_starts(is_shared(self.work))
             for row in prange(rows, schedule="static", num_threads=threads):
-                self.add_parts(partials + row * self.K, size, dw + row * self.K)
+                add_row_parts(partials + row * self.K, self.parts - 1, size, dw + row * self.K, self.K)
                 item_ends()
             if db != NULL:
                 memcpy(db, sums, self.K * sizeof(real))
-                self.add_parts(sums + k_padded, k_padded, db)
+                add_row_parts(sums + k_padded, self.parts - 1, k_padded, db, self.K)
         return not self.spoiled
-
-    cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
-        """total[k] += parts[k], parts[step + k], ..., the parts after the first."""
-        cdef Py_ssize_t part, k
-        for part in range(self.parts - 1):
-            for k in range(self.K):
-                total[k] += parts[part * step + k]
 
     cdef void run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
                        real* scratch, Py_ssize_t item) noexcept nogil:
@@ -153,19 +146,6 @@ cdef class WinogradFilter:
 
         q is [point, block, c, lanes].
         """
-        cdef Py_ssize_t k, e, nv, last_nv = 0, rows = 0, tiles = 0, rest = 0
-        cdef const real* from_d
-        cdef real* to
-        for e in range(POINTS):
-            k = 0
-            while k < width:
-                nv = (min(self.block, width - k) + VL - 1) // VL
-                if nv != last_nv:
-                    last_nv, rows = nv, even_part(channels, POINT_ROWS(nv))
-                    tiles, rest = channels // rows, channels % rows
-                from_d, to = d + e * self.d_step + k * self.most, q + e * self.q_step + k * channels
-                channels_at_point(rows, nv, tiles, first, v + e * self.v_step, count, self.c_chunk,
-                                  from_d, to)
-                channels_at_point(rest, nv, 1, first, v + e * self.v_step + tiles * rows, count,
-                                  self.c_chunk, from_d, to + tiles * rows * nv * VL)
-                k += self.block
+        at_all_points(
+            channels_at_point, channels, 1, width, self.block, first, v, self.v_step, count,
+            self.c_chunk, d, self.d_step, self.most, q, self.q_step, channels)

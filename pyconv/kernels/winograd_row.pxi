@@ -448,12 +448,3 @@ cdef class RowWinogradFilter:
                     q += self.padded
         if any_nan(check):
             self.spoiled = True
-
-
-cdef void add_row_parts(const real* parts, Py_ssize_t count, Py_ssize_t step, real* total,
-                        Py_ssize_t size) noexcept nogil:
-    """total[k] += parts[k], parts[step + k], ..."""
-    cdef Py_ssize_t part, k
-    for part in range(count):
-        for k in range(size):
-            total[k] += parts[part * step + k]

@@ -18,7 +18,6 @@ cdef extern from *:
     """
     #define UNROLLED _Pragma("GCC unroll 36")
     #define INLINED static inline __attribute__((always_inline))
-    #define prefetch(p) __builtin_prefetch(p)
     #define ROOT_2 ((real) 1.41421356237309504880)
     #define ROOT_HALF ((real) 0.70710678118654752440)
     #define THIRD ((real) (1 / 3.0))
@@ -288,7 +287,6 @@ cdef extern from *:
     }
     """
     const real HALF, TWO
-    void prefetch(const void* p) noexcept nogil
     Py_ssize_t POINT_ROWS(Py_ssize_t nv) noexcept nogil
     void input_tile(const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
                     Py_ssize_t step) noexcept nogil
@@ -311,6 +309,39 @@ cdef extern from *:
     void channels_at_point(
         Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
         Py_ssize_t v_step, const real* d, real* q) noexcept nogil
+
+
+# Either of them: `tiles` times `rows` sums of `length` products.
+ctypedef void (*at_point)(
+    Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
+    Py_ssize_t step, const real* u, real* m) noexcept nogil
+
+
+cdef void at_all_points(
+    at_point multiply, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width, Py_ssize_t block,
+    bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length, Py_ssize_t step, const real* u,
+    Py_ssize_t u_step, Py_ssize_t u_rows, real* m, Py_ssize_t m_step, Py_ssize_t m_rows,
+) noexcept nogil:
+    """The 36 products of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
+
+    u and m are [point, block, row, lanes] of u_rows and m_rows rows.
+    """
+    cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
+    cdef const real* from_u
+    cdef real* to
+    for e in range(POINTS):
+        k = 0
+        while k < width:
+            nv = (min(block, width - k) + VL - 1) // VL
+            if nv != last_nv:  # divisions take as long as some of the tiles
+                last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
+                tiles = count // rows
+            from_u, to = u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
+            multiply(rows, nv, tiles, fresh, v, length, step, from_u, to)
+            multiply(count - tiles * rows, nv, 1, fresh, v + tiles * rows * v_row, length, step, from_u,
+                     to + tiles * rows * nv * VL)
+            k += block
+        v += v_step
 
 
 cdef inline Py_ssize_t in_blocks(Py_ssize_t k, Py_ssize_t width, Py_ssize_t block, Py_ssize_t rows,
