@@ -142,13 +142,16 @@ cdef class ConvPoolPlan:
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
-        cdef Py_ssize_t item, size = max_scratch(&self.g)
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, size = max_scratch(&self.g)
         cdef real* z = self.whole_z.take(self.N * self.g.H * self.g.W * self.K)
         cdef int threads = self.gather.threads(num_threads)
         cdef char* scratch = <char*> self.scratch.take(threads * size // <Py_ssize_t> sizeof(real))
         self.conv.compute_y(x, w, b, False, z, num_threads)
-        for item in prange(self.N * self.g.OH, schedule="dynamic",
+        share_out(&shares, self.N * self.g.OH, threads)
+        for turn in prange(self.N * self.g.OH, schedule="dynamic",
                            chunksize=handful(self.N * self.g.OH), num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.pool_row(z, relu, y, indices, scratch + threadid() * size, item)
 
     cdef void pool_row(self, const real* z, bint relu, real* y, int32_t* indices, char* scratch,
@@ -160,26 +163,32 @@ cdef class ConvPoolPlan:
 
     cdef run_fused(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
         cdef real* packed = self.gather.pack(w, num_threads)
         cdef real* bias = self.gather.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.slot)
-        for item in prange(self.N * self.bands, schedule="dynamic",
+        share_out(&shares, self.N * self.bands, threads)
+        for turn in prange(self.N * self.bands, schedule="dynamic",
                            chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
 
     cdef bint run_line(self, const real* x, const real* w, const real* b, bint relu, real* y,
                        int32_t* indices, int num_threads) except -1:
         """By Winograd along the rows; False if all must be computed directly."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
         cdef real* packed = self.line.pack(w)
         cdef real* bias = self.line.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.line_slot)
         self.line.spoiled = False
-        for item in prange(self.N * self.bands, schedule="dynamic",
+        share_out(&shares, self.N * self.bands, threads)
+        for turn in prange(self.N * self.bands, schedule="dynamic",
                            chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.line_item(x, packed, bias, relu, y, indices,
                            scratch + threadid() * self.line_slot, item)
         return not self.line.spoiled

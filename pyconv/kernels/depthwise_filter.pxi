@@ -180,14 +180,17 @@ cdef class DepthwiseReduce(Depthwise):
 
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
-        cdef Py_ssize_t part, v
+        cdef Shares shares
+        cdef Py_ssize_t turn, part, v
         cdef int threads = team(self.work, num_threads)
         cdef Py_ssize_t slot = self.area + self.dy_area
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef real* scratch = self.scratch.take(threads * slot)
         with nogil:
+            share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for part in prange(self.parts, schedule="dynamic", num_threads=threads):
+            for turn in prange(self.parts, schedule="dynamic", num_threads=threads):
+                part = take_item(&shares, threadid())
                 self.run_part(x, dy, partials + part * self.partial, scratch + threadid() * slot,
                               part, 0 if dw == NULL else self.taps)
                 item_ends()

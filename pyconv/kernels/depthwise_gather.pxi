@@ -275,7 +275,8 @@ cdef class DepthwiseGather(Depthwise):
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Fill y. False if nothing was done: weights that are not finite must not meet the padding."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, b)
         cdef real* scratch = self.scratch.take(threads * self.area)
@@ -286,9 +287,11 @@ cdef class DepthwiseGather(Depthwise):
             (self.N * (self.H * self.W * self.C + self.TH * self.TW * self.channels)
              * <Py_ssize_t> sizeof(real)) > STREAM_BYTES
             and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
+        share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, packed, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return True

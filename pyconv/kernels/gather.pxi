@@ -482,14 +482,17 @@ cdef class Gather:
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
              int num_threads):
         """Pack the weights, then compute every item."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = self.threads(num_threads)
         cdef real* packed = self.pack(w, num_threads)
         cdef real* scratch = self.scratch.take(threads * self.area)
         cdef real* bias = self.pack_bias(b)
+        share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
             item_ends()
 

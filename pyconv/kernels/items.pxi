@@ -1,5 +1,10 @@
 # Work items: how small they get, who shares them, and how long they take.
 #
+# Every thread has a share of the items, the same one in every layer: items count images in order, so
+# what a thread reads lies in the caches of its own core, where it wrote it in the layer before. A prange
+# is dynamic all the same: a thread whose share is done takes items of the others, so that a disturbed
+# core does not double the time.
+#
 # `pyconv bench threads` predicts many threads from the time of every item on one. A driver calls
 # `region_starts` before a prange and `item_ends` behind each item; nothing is written unless
 # `record_items` gave an array.
@@ -10,6 +15,20 @@ cdef enum:
     ITEMS = 32              # enough for dynamic scheduling to even out a disturbed core
     ITEM_WORK = 250_000     # multiply-adds; smaller items cost more to hand out than they save
     TINY = 32_768           # numbers; copying fewer takes less time than waking a thread
+
+    SHARES = 64             # threads beyond these begin with the share of another
+
+cdef extern from *:
+    Py_ssize_t fetch_add "__atomic_fetch_add"(Py_ssize_t* place, Py_ssize_t count, int order) nogil
+    const int RELAXED "__ATOMIC_RELAXED"
+
+cdef struct Share:
+    Py_ssize_t next, end
+    char others[112]        # two cache lines: these counters have theirs to themselves
+
+cdef struct Shares:
+    Share of[SHARES]
+    int count
 
 cdef double* stamps = NULL
 cdef Py_ssize_t stamps_size = 0, stamps_taken = 0
@@ -31,6 +50,31 @@ cdef inline Py_ssize_t handful(Py_ssize_t items) noexcept nogil:
     for lines that the other one is writing. (Winograd on 345 items of 3 us: no faster on two threads.)
     """
     return 1 + items // (2 * ITEMS)
+
+
+cdef void share_out(Shares* shares, Py_ssize_t items, int threads) noexcept nogil:
+    """Before a prange over `items`: an equal share of them, in order, for each thread."""
+    cdef int t, count = min(threads, SHARES)
+    shares.count = count
+    for t in range(count):
+        shares.of[t].next = items * t // count
+        shares.of[t].end = items * (t + 1) // count
+
+
+cdef inline Py_ssize_t take_item(Shares* shares, int thread) noexcept nogil:
+    """In a prange, once a turn: the next item of the thread's share, or of the first that is not done.
+
+    There are as many turns as items, so that some item is left as long as one turn has none.
+    """
+    cdef int turn
+    cdef Share* share
+    cdef Py_ssize_t item = 0
+    for turn in range(shares.count):
+        share = &shares.of[(thread + turn) % shares.count]
+        item = fetch_add(&share.next, 1, RELAXED)
+        if item < share.end:
+            break
+    return item
 
 
 cdef void stamp(int sign) noexcept nogil:

@@ -414,15 +414,18 @@ cdef class Line:
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, num_threads)
         cdef real* bias = padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block,
                                       self.K_group)
         cdef real* scratch = self.scratch.take(threads * self.area)
+        share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled

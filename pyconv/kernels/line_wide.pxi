@@ -483,15 +483,18 @@ cdef class LineWide:
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w)
         cdef real* bias = self.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.area)
         self.spoiled = False
+        share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled

@@ -150,15 +150,18 @@ cdef class LineWideFilter:
 
     cdef bint run(self, const real* x, const real* dy, real* dw, real* db, int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef real* sums = self.partials.take(self.parts * (self.K + self.size))
         cdef real* partials = sums + self.parts * self.K
         cdef real* scratch = self.scratch.take(num_threads * self.area)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
+        share_out(&shares, self.parts * self.line.sets * self.chunks, threads)
         region_starts(is_shared(self.work))
-        for item in prange(self.parts * self.line.sets * self.chunks, schedule="dynamic",
+        for turn in prange(self.parts * self.line.sets * self.chunks, schedule="dynamic",
                            num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_item(x, dy, partials, sums, scratch + threadid() * self.area, item)
             item_ends()
         memcpy(dw, partials, self.size * sizeof(real))

@@ -134,13 +134,16 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
 
 cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_threads):
     """Fill y, which is not empty."""
-    cdef Py_ssize_t item, items = g.N * g.OH
+    cdef Shares shares
+    cdef Py_ssize_t turn, item, items = g.N * g.OH
     cdef Py_ssize_t size = sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
     cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     g.streams = is_large(&g, 1)
-    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+    share_out(&shares, items, threads)
+    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
+        item = take_item(&shares, threadid())
         average_row(&g, x, y, item, memory + threadid() * size)
 
 
@@ -150,7 +153,7 @@ cdef struct Cover:  # the windows along one axis that cover a pixel: first, firs
     Py_ssize_t first, step, count
 
 
-cdef struct Shares:  # what going back needs to know of every row
+cdef struct AverageBack:  # what going back needs to know of every row
     Window g
     Py_ssize_t band         # rows of dx of a work item
     Py_ssize_t line         # numbers of a row of shares, and room for a vector behind
@@ -179,7 +182,7 @@ cdef void cover(Cover* covers, Py_ssize_t windows, Py_ssize_t stride, Py_ssize_t
             to.count += 1
 
 
-cdef void share_row(const Shares* s, const real* dy, Py_ssize_t oh, vec* shares) noexcept nogil:
+cdef void share_row(const AverageBack* s, const real* dy, Py_ssize_t oh, vec* shares) noexcept nogil:
     """shares = dy / count, for one row of windows; dy is its row."""
     cdef Py_ssize_t i, line = s.g.OW * s.g.C, rows = rows_counted(&s.g, oh)
     cdef bint exact = s.exact and power_of_2(rows)
@@ -190,7 +193,7 @@ cdef void share_row(const Shares* s, const real* dy, Py_ssize_t oh, vec* shares)
         shares[i] = v * (scale * s.inverses[i]) if exact else v / (scale * s.counts[i])
 
 
-cdef Span windows_of(const Shares* s, Py_ssize_t h0, Py_ssize_t h1) noexcept nogil:
+cdef Span windows_of(const AverageBack* s, Py_ssize_t h0, Py_ssize_t h1) noexcept nogil:
     """The rows of windows that cover rows h0 to h1 of dx: the first, and how many to the last."""
     cdef Span span
     cdef Py_ssize_t h, end = 0
@@ -203,7 +206,7 @@ cdef Span windows_of(const Shares* s, Py_ssize_t h0, Py_ssize_t h1) noexcept nog
     return span
 
 
-cdef void average_back(const Shares* s, const real* dy, real* dx, Py_ssize_t item,
+cdef void average_back(const AverageBack* s, const real* dy, real* dx, Py_ssize_t item,
                        real* shares) noexcept nogil:
     """A band of rows of dx."""
     cdef const Window* g = &s.g
@@ -291,9 +294,10 @@ def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tu
 
 cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch, int num_threads):
     """Fill dx, which is not empty."""
-    cdef Shares s
+    cdef AverageBack s
     cdef Window* g = &s.g
-    cdef Py_ssize_t item, items, size, line, table, i, count
+    cdef Shares shares
+    cdef Py_ssize_t turn, item, items, size, line, table, i, count
     cdef int threads
     cdef real* memory
     cdef real* work
@@ -320,6 +324,8 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
         memory[i], memory[line + i] = count, 1 / <real> count
         s.exact = s.exact and power_of_2(count)
     items = g.N * ((g.H + g.top + s.band - 1) // s.band)
-    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+    share_out(&shares, items, threads)
+    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
+        item = take_item(&shares, threadid())
         average_back(&s, dy, dx, item, work + threadid() * size)

@@ -303,13 +303,16 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
 
 cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scratch, int num_threads):
     """Fill y, which is not empty, and `indices` unless that is NULL."""
-    cdef Py_ssize_t item, items = g.N * g.OH
+    cdef Shares shares
+    cdef Py_ssize_t turn, item, items = g.N * g.OH
     cdef Py_ssize_t size = max_scratch(&g) + g.OW * g.C * 2 * <Py_ssize_t> sizeof(real)
     cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory
     size = (size + 63) // 64 * 64
     g.streams = is_large(&g, 1 if indices == NULL else 2)
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
-    for item in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
+    share_out(&shares, items, threads)
+    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                        nogil=True):
+        item = take_item(&shares, threadid())
         max_image_row(&g, x, y, indices, item, memory + threadid() * size)

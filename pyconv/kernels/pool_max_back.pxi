@@ -248,7 +248,8 @@ cdef bint max_pool_back(const real* dy, const int32_t* indices, real* dx, Py_ssi
 
 
 cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
-    cdef Py_ssize_t item, missing = 0, size = 0
+    cdef Shares shares
+    cdef Py_ssize_t turn, item, missing = 0, size = 0
     cdef real* scratch = NULL
     cdef Py_ssize_t bytes = (b.H * b.W + 2 * b.OH * b.OW) * b.N * b.C * <Py_ssize_t> sizeof(real)
     b.tile, b.streams = usual_tile(b), bytes > STREAM_BYTES
@@ -257,15 +258,18 @@ cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
         scratch = <real*> malloc(threads * size * sizeof(real))
         if scratch == NULL:
             raise MemoryError()
-    for item in prange(b.N * b.OH, schedule="dynamic", chunksize=handful(b.N * b.OH),
+    share_out(&shares, b.N * b.OH, threads)
+    for turn in prange(b.N * b.OH, schedule="dynamic", chunksize=handful(b.N * b.OH),
                        num_threads=threads, nogil=True):
+        item = take_item(&shares, threadid())
         missing += gather_back(b, item, scratch + threadid() * size)
     free(scratch)
     return missing
 
 
 cdef bint scatter_all(Back* b, int threads) except -1:
-    cdef Py_ssize_t item, outside = 0, parts = (ITEMS // 2 + b.N - 1) // b.N
+    cdef Shares shares
+    cdef Py_ssize_t turn, item, outside = 0, parts = (ITEMS // 2 + b.N - 1) // b.N
     b.band = (b.H + parts - 1) // parts
     b.bands = (b.H + b.band - 1) // b.band
     b.reach = <int32_t*> malloc(2 * b.N * b.OH * sizeof(int32_t))
@@ -274,7 +278,9 @@ cdef bint scatter_all(Back* b, int threads) except -1:
     for item in prange(b.N * b.OH, schedule="static", num_threads=threads, nogil=True):
         outside += find_reach(b, item)
     if outside == 0:
-        for item in prange(b.N * b.bands, schedule="dynamic", num_threads=threads, nogil=True):
+        share_out(&shares, b.N * b.bands, threads)
+        for turn in prange(b.N * b.bands, schedule="dynamic", num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             scatter(b, item)
     free(b.reach)
     return outside == 0

@@ -188,7 +188,8 @@ cdef class Reduce:
 
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
-        cdef Py_ssize_t item, row
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, row
         cdef Py_ssize_t tiles = self.groups * self.k_chunks * (self.chunks if dw != NULL else 1)
         cdef Py_ssize_t slot = self.area + self.dy_area
         cdef bint whole = self.parts == 1 and self.sums == self.K
@@ -200,8 +201,10 @@ cdef class Reduce:
         if whole:
             partials = dw  # the only part is all
         with nogil:
+            share_out(&shares, self.parts * tiles, threads)
             region_starts(is_shared(self.work))
-            for item in prange(self.parts * tiles, schedule="dynamic", num_threads=threads):
+            for turn in prange(self.parts * tiles, schedule="dynamic", num_threads=threads):
+                item = take_item(&shares, threadid())
                 self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item, dw != NULL)
                 item_ends()
             if self.parts * self.partial < TINY:
@@ -216,11 +219,11 @@ cdef class Reduce:
     cdef void run_item(self, const real* x, const real* dy, real* partials, real* sums,
                        real* scratch, Py_ssize_t item, bint want_dw) noexcept nogil:
         """One part of the output rows, for one chunk of input by one chunk of output channels."""
-        cdef Py_ssize_t part = item % self.parts
-        cdef Py_ssize_t k0 = item // self.parts % self.k_chunks * self.k_chunk
         cdef Py_ssize_t chunks = self.chunks if want_dw else 1
-        cdef Py_ssize_t group = item // self.parts // self.k_chunks // chunks
-        cdef Py_ssize_t c0 = item // self.parts // self.k_chunks % chunks * self.chunk
+        cdef Py_ssize_t k0 = item % self.k_chunks * self.k_chunk
+        cdef Py_ssize_t c0 = item // self.k_chunks % chunks * self.chunk
+        cdef Py_ssize_t group = item // self.k_chunks // chunks % self.groups
+        cdef Py_ssize_t part = item // self.k_chunks // chunks // self.groups
         cdef Py_ssize_t channels = min(self.chunk, self.C_group - c0)
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts

@@ -252,13 +252,16 @@ cdef class WideReduce:
 
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
-        cdef Py_ssize_t part
+        cdef Shares shares
+        cdef Py_ssize_t turn, part
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef real* scratch = self.scratch.take(num_threads * self.slot)
         cdef int threads = team(self.work, num_threads)
         with nogil:
+            share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for part in prange(self.parts, schedule="dynamic", num_threads=threads):
+            for turn in prange(self.parts, schedule="dynamic", num_threads=threads):
+                part = take_item(&shares, threadid())
                 self.run_part(x, dy, partials + part * self.partial,
                               scratch + threadid() * self.slot, part, dw != NULL)
                 item_ends()

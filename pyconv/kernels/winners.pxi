@@ -253,7 +253,8 @@ cdef class WinnerSums:
     cdef run_all(self, const real* dy, const int32_t* indices, const real* x, const real* w, real* dx,
                  real* dw, real* db, int num_threads):
         """Each of dx, dw and db may be NULL. N is at least 1."""
-        cdef Py_ssize_t item, work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
         cdef Py_ssize_t turned = (self.K + TURNED - 1) // TURNED
         cdef int threads = team(work, num_threads)
         cdef int few = team(self.size * TURNED, num_threads)
@@ -265,8 +266,10 @@ cdef class WinnerSums:
             for item in prange(turned, num_threads=few, nogil=True):
                 self.turn_filters(w, wt, item)
                 item_ends()
+        share_out(&shares, self.parts, threads)
         region_starts(threads > 1)
-        for item in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
+        for turn in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
             self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,
                           scratch + threadid() * self.slot, item)
             item_ends()

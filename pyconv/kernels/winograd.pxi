@@ -126,7 +126,8 @@ cdef class Winograd:
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Py_ssize_t item
+        cdef Shares shares
+        cdef Py_ssize_t turn, item
         cdef Py_ssize_t filters = 0, inputs = 0
         cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * POINTS * self.u_step
         cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
@@ -141,15 +142,19 @@ cdef class Winograd:
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
         with nogil:
+            share_out(&shares, filters + inputs, threads)
             region_starts(is_shared(self.work))
-            for item in prange(filters + inputs, schedule="dynamic",
+            for turn in prange(filters + inputs, schedule="dynamic",
                                chunksize=handful(filters + inputs), num_threads=threads):
+                item = take_item(&shares, threadid())
                 self.prepare_item(x, w, u, last_w, v, scratch + threadid() * self.area, filters, item)
                 item_ends()
             self.known = True
+            share_out(&shares, self.items, threads)
             region_starts(is_shared(self.work))
-            for item in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+            for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                                num_threads=threads):
+                item = take_item(&shares, threadid())
                 self.run_item(x, w, u, v, bias, relu, y, scratch + threadid() * self.area, item)
                 item_ends()
         return not self.spoiled

@@ -56,7 +56,8 @@ cdef class WinogradFilter:
     cdef bint run(self, const real* x, const real* dy, real* dw, real* db,
                   int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
-        cdef Py_ssize_t item, row, size = 9 * self.C * self.K
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, row, size = 9 * self.C * self.K
         cdef Py_ssize_t k_padded = self.k_chunks * self.k_chunk
         cdef Py_ssize_t rows = 9 * self.C if self.parts > 1 else 0
         cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
@@ -65,9 +66,11 @@ cdef class WinogradFilter:
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         with nogil:
+            share_out(&shares, self.parts * self.c_chunks * self.k_chunks, threads)
             region_starts(is_shared(self.work))
-            for item in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
+            for turn in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
                                num_threads=threads):
+                item = take_item(&shares, threadid())
                 self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
                               scratch + threadid() * self.area, item)
                 item_ends()
@@ -83,9 +86,9 @@ cdef class WinogradFilter:
     cdef void run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
                        real* scratch, Py_ssize_t item) noexcept nogil:
         """One part, for one chunk by one chunk of channels."""
-        cdef Py_ssize_t part = item % self.parts
-        cdef Py_ssize_t k0 = item // self.parts % self.k_chunks * self.k_chunk
-        cdef Py_ssize_t c0 = item // self.parts // self.k_chunks * self.c_chunk
+        cdef Py_ssize_t k0 = item % self.k_chunks * self.k_chunk
+        cdef Py_ssize_t c0 = item // self.k_chunks % self.c_chunks * self.c_chunk
+        cdef Py_ssize_t part = item // self.k_chunks // self.c_chunks
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
         cdef Py_ssize_t tile = part * self.tiles // self.parts

@@ -319,7 +319,8 @@ cdef class RowWinogradFilter:
     cdef bint run_all(self, const real* x, const real* dy, real* dw, real* db,
                       int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
-        cdef Py_ssize_t item, row, size = self.KH * self.KW * self.C_group * self.K
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, row, size = self.KH * self.KW * self.C_group * self.K
         cdef Py_ssize_t k_padded = self.groups * self.k_chunks * self.padded
         cdef Py_ssize_t rows = self.KH * self.KW * self.C_group if self.parts > 1 else 0
         cdef real* sums = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
@@ -328,9 +329,11 @@ cdef class RowWinogradFilter:
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         with nogil:
+            share_out(&shares, self.groups * self.chunks * self.k_chunks * self.parts, threads)
             region_starts(is_shared(self.work))
-            for item in prange(self.groups * self.chunks * self.k_chunks * self.parts,
+            for turn in prange(self.groups * self.chunks * self.k_chunks * self.parts,
                                schedule="dynamic", num_threads=threads):
+                item = take_item(&shares, threadid())
                 self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
                               scratch + threadid() * self.slot, item)
                 item_ends()
@@ -353,11 +356,11 @@ cdef class RowWinogradFilter:
     cdef void run_item(self, const real* x, const real* dy, real* dw, real* partials, real* sums,
                        real* scratch, Py_ssize_t item) noexcept nogil:
         """One part of the rows, for one chunk of input by one chunk of output channels."""
-        cdef Py_ssize_t part = item % self.parts
-        cdef Py_ssize_t k_index = item // self.parts % self.k_chunks
+        cdef Py_ssize_t k_index = item % self.k_chunks
         cdef Py_ssize_t k0 = k_index * self.k_chunk
-        cdef Py_ssize_t c0 = item // self.parts // self.k_chunks % self.chunks * self.chunk
-        cdef Py_ssize_t group = item // self.parts // self.k_chunks // self.chunks
+        cdef Py_ssize_t c0 = item // self.k_chunks % self.chunks * self.chunk
+        cdef Py_ssize_t group = item // self.k_chunks // self.chunks % self.groups
+        cdef Py_ssize_t part = item // self.k_chunks // self.chunks // self.groups
         cdef Py_ssize_t channels = min(self.chunk, self.C_group - c0)
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
