@@ -254,7 +254,8 @@ cdef class WinnerSums:
                  real* dw, real* db, int num_threads):
         """Each of dx, dw and db may be NULL. N is at least 1."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
+        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
         cdef Py_ssize_t turned = (self.K + TURNED - 1) // TURNED
         cdef int threads = team(work, num_threads)
         cdef int few = team(self.size * TURNED, num_threads)
