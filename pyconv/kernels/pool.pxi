@@ -78,8 +78,8 @@ cdef inline Span columns_of(const Window* g, Py_ssize_t ow) noexcept nogil:
     return span_of(ow, g.stride_w, g.left, g.dilation_w, g.KW, g.W)
 
 
-cdef inline void fetch(const real* x, Py_ssize_t rows, Py_ssize_t line,
-                       Py_ssize_t count) noexcept nogil:
+cdef inline inlined fetch(const real* x, Py_ssize_t rows, Py_ssize_t line,
+                          Py_ssize_t count) noexcept nogil:
     """Ask for `count` numbers of each of `rows` rows: the hardware loses track of several at once."""
     cdef Py_ssize_t h, i
     for h in range(rows):

@@ -86,7 +86,7 @@ cdef extern from *:
         return beats(v, m) | ((ivec) (i < j) & ((ivec) (v == m) | (ivec) ((v != v) & (m != m))));
     }
     #define prefetch(p) __builtin_prefetch(p)
-    #define prefetch_to_write(p) __builtin_prefetch(p, 1)
+    #define prefetch_to_write(p) __builtin_prefetch(p, 1)  /* plain ones without -mprfchw */
     #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
     /* Both for numbers that are not NaN. */
     static inline __attribute__((always_inline)) ivec exceeds(vec v, vec m) { return (ivec) (v > m); }

@@ -274,12 +274,22 @@ cdef class Winograd:
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
+        cdef Ahead[2] ahead
         x += group * self.C
         y += group * self.K
         w += group * (self.C if self.flipped else self.K)
         u += group * self.k_chunks * self.c_chunks * POINTS * self.u_step
         v += group * self.v_size
         b += group * self.k_chunks * self.k_chunk
+        ahead[0].count = ahead[1].count = 0
+        if not self.staged and k_index == self.k_chunks - 1:  # the next item's
+            ahead[0] = pixels_under(x, self.H, self.W, self.x_pixel, self.C, first + count,
+                                    min(first + count + self.most, self.tiles), self.across,
+                                    self.tiles_image)
+        if not self.flipped:  # outputs of a network: dx is mostly where another one was
+            ahead[1] = pixels_under(y + k0, self.TH, self.TW, self.y_pixel,
+                                    min(self.k_chunk, self.K - k0), first, first + count, self.across,
+                                    self.tiles_image)
         for c_index in range(self.c_chunks):
             channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
@@ -292,21 +302,23 @@ cdef class Winograd:
             else:
                 for i in range(count):
                     self.transform_input(x, first + i, c_index, patch, scratch + i * RUN)
-            self.multiply(from_v, from_u, c_index == 0, m, count, channels, k0)
+            self.multiply(from_v, from_u, c_index == 0, m, count, channels, k0, ahead)
+            ahead[0].count = ahead[1].count = 0
         for i in range(count):
             self.transform_output(m, i, b, relu, y, first + i, k0, &check)
         if any_nan(check):
             self.spoiled = True
 
     cdef void multiply(self, const real* v, const real* u, bint fresh, real* m, Py_ssize_t count,
-                       Py_ssize_t channels, Py_ssize_t k0) noexcept nogil:
+                       Py_ssize_t channels, Py_ssize_t k0, const Ahead* ahead) noexcept nogil:
         """m = (if fresh) or += the 36 products of a block of tiles and a chunk of filters.
 
         m is [point, block, tile, lanes].
         """
         at_all_points(
             tiles_at_point, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh, v,
-            self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step, self.most)
+            self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step, self.most,
+            ahead)
 
     cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, bint relu, real* y,
                                Py_ssize_t tile, Py_ssize_t k0, vec* check) noexcept nogil:

@@ -93,13 +93,14 @@ cdef class WinogradFilter:
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
         cdef Py_ssize_t tile = part * self.tiles // self.parts
         cdef Py_ssize_t end = (part + 1) * self.tiles // self.parts
-        cdef Py_ssize_t count, i, n, row, column, c, k
+        cdef Py_ssize_t count, next, i, n, row, column, c, k
         cdef bint first = True
         cdef real* d = scratch + POINTS * self.v_step
         cdef real* q = d + POINTS * self.d_step
         cdef real* patch = q + POINTS * self.q_step
         cdef real* db = NULL
         cdef vec check = vec_set(0)
+        cdef Ahead[2] ahead
         memset(patch + POINTS * self.c_chunk, 0, TILE * TILE * self.k_chunk * sizeof(real))
         if sums != NULL and c0 == 0:
             db = sums + part * self.k_chunks * self.k_chunk + k0
@@ -115,9 +116,14 @@ cdef class WinogradFilter:
                                scratch + i * self.c_chunk, RUN, self.v_step)
                 self.spread_tile_at(dy + n * self.OH * self.OW * self.K + k0, width, row, column,
                                     patch + POINTS * self.c_chunk, d, i, db)
-            self.multiply(scratch, d, q, count, channels, width, first)
-            first = False
             tile += count
+            next = min(tile + self.most, self.tiles)
+            ahead[0] = pixels_under(x + c0, self.H, self.W, self.C, channels, tile, next, self.across,
+                                    self.tiles_image)
+            ahead[1] = pixels_under(dy + k0, self.OH, self.OW, self.K, width, tile, next, self.across,
+                                    self.tiles_image)
+            self.multiply(scratch, d, q, count, channels, width, first, ahead)
+            first = False
         dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0
         for c in range(channels):
             k = 0
@@ -144,11 +150,12 @@ cdef class WinogradFilter:
             k += VL
 
     cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t count,
-                       Py_ssize_t channels, Py_ssize_t width, bint first) noexcept nogil:
+                       Py_ssize_t channels, Py_ssize_t width, bint first,
+                       const Ahead* ahead) noexcept nogil:
         """q = (if first) or += the 36 products of a block of tiles of x and of dy.
 
         q is [point, block, c, lanes].
         """
         at_all_points(
             channels_at_point, channels, 1, width, self.block, first, v, self.v_step, count,
-            self.c_chunk, d, self.d_step, self.most, q, self.q_step, channels)
+            self.c_chunk, d, self.d_step, self.most, q, self.q_step, channels, ahead)

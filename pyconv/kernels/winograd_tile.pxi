@@ -311,6 +311,50 @@ cdef extern from *:
         Py_ssize_t v_step, const real* d, real* q) noexcept nogil
 
 
+cdef struct Ahead:  # what is needed after the products, and comes from memory meanwhile
+    const real* place
+    Py_ssize_t count, step, width       # so many runs of `width` numbers, `step` apart
+
+
+cdef Ahead pixels_under(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t pixel, Py_ssize_t width, Py_ssize_t first,
+    Py_ssize_t end, Py_ssize_t across, Py_ssize_t tiles_image,
+) noexcept nogil:
+    """The pixels that the tiles from `first` to `end` - 1 add to those before, in whole rows."""
+    cdef Ahead ahead
+    cdef Py_ssize_t row = rows_before(first, across, tiles_image, H)
+    ahead.place = x + row * W * pixel
+    ahead.count = (rows_before(end, across, tiles_image, H) - row) * W
+    ahead.step, ahead.width = pixel, width
+    return ahead
+
+
+cdef inline Py_ssize_t rows_before(Py_ssize_t tile, Py_ssize_t across, Py_ssize_t tiles_image,
+                                   Py_ssize_t H) noexcept nogil:
+    """Rows of all images above the first row of tiles that does not begin before `tile`."""
+    return (tile // tiles_image * H
+            + min((tile % tiles_image + across - 1) // across * TILE, H))
+
+
+# Inlined always: GCC takes a function that does nothing but prefetch for one without effect.
+
+cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """One of even parts: all at once, they would keep other loads waiting."""
+    cdef Py_ssize_t i, first = ahead.count * part // parts, end = ahead.count * (part + 1) // parts
+    if ahead.step == ahead.width:
+        fetch_run(ahead.place + first * ahead.step, (end - first) * ahead.step)
+    else:
+        for i in range(first, end):
+            fetch_run(ahead.place + i * ahead.step, ahead.width)
+
+
+cdef inline inlined fetch_run(const real* x, Py_ssize_t count) noexcept nogil:
+    cdef const real* end = x + count
+    while x < end:
+        prefetch_later(x)
+        x += 64 // <Py_ssize_t> sizeof(real)  # a line of the cache
+
+
 # Either of them: `tiles` times `rows` sums of `length` products.
 ctypedef void (*at_point)(
     Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
@@ -321,15 +365,19 @@ cdef void at_all_points(
     at_point multiply, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width, Py_ssize_t block,
     bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length, Py_ssize_t step, const real* u,
     Py_ssize_t u_step, Py_ssize_t u_rows, real* m, Py_ssize_t m_step, Py_ssize_t m_rows,
+    const Ahead* ahead,
 ) noexcept nogil:
     """The 36 products of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
 
-    u and m are [point, block, row, lanes] of u_rows and m_rows rows.
+    u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
+    `ahead` in two places: the transforms would wait for it.
     """
     cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
     cdef const real* from_u
     cdef real* to
     for e in range(POINTS):
+        fetch_part(&ahead[0], e, POINTS)
+        fetch_part(&ahead[1], e, POINTS)
         k = 0
         while k < width:
             nv = (min(block, width - k) + VL - 1) // VL
