@@ -192,8 +192,7 @@ cdef class Depthwise:
 
     cdef void copy_pixels(self, const real* x, const real* end, real* to,
                           Py_ssize_t pixels) noexcept nogil:
-        cdef Py_ssize_t u, p, i, split = self.split, count = split * self.vectors
-        cdef Py_ssize_t reach = self.place[count - 1] + split * VL
+        cdef Py_ssize_t u, p, i, reach, split = self.split, count = split * self.vectors
         cdef const Py_ssize_t* place = self.place
         cdef const whole* lane
         cdef const real* source
@@ -204,6 +203,7 @@ cdef class Depthwise:
         if self.channels == self.C:
             pad_pixels(x, end, self.C, pixels, to, self.vectors)
             return
+        reach = place[count - 1] + split * VL
         for p in range(pixels):
             lane = self.lane
             for u in range(count):
