@@ -13,6 +13,7 @@ include "kernels/memory.pxi"       # aligned workspaces
 include "kernels/items.pxi"        # work items: their size, and their times for benchmarks
 include "kernels/tile.pxi"         # register tiles of the convolution
 include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
+include "kernels/cycle.pxi"        # and with lanes that share input channels
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels

@@ -130,8 +130,8 @@ cdef class ConvPlan:
 
     cdef plan_dw(self):
         """Chosen by shape alone, not by the width of vectors: the order of the sums differs."""
-        KH, KW, C, K = self.w
-        if self.groups == 1 and K <= WIDE_CHANNELS and KH * KW * C * K <= 2048 and self.y[2] >= 8:
+        if wide_reduce_cycles(self.y, self.w, self.stride, self.groups) < reduce_cycles(
+                self.y, self.w, self.stride, self.groups):
             self.to_dw_wide = WideReduce(self.x, self.y, self.w[:2], self.stride, self.dilation,
                                          self.before)
         else:

@@ -17,6 +17,7 @@ cdef struct Phase:
     Py_ssize_t to_row, to_column  # where output q = 0 goes
     Py_ssize_t first_tap, taps    # its slice of the tap arrays
     Py_ssize_t first_run, runs, run_length  # taps side by side in memory read as one run
+    Py_ssize_t packed             # where its weights are, in a block's
 
 
 cdef enum:
@@ -139,6 +140,8 @@ cdef class Gather:
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
     cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
+    cdef Py_ssize_t cycle                          # P of cycle.pxi, or 0
+    cdef Py_ssize_t packed_size                    # numbers of a block's weights
     cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
     cdef bint cleared                              # what no tap reaches is 0, set beforehand
     cdef bint few                                  # pixels: too few to repay packing the weights
@@ -159,7 +162,8 @@ cdef class Gather:
         # A wide tile's vectors lie along a row: worth it if channels would fill half a vector at most,
         # and rows fill theirs by half as much again, which the turning into planes takes.
         K, columns = target[3] // groups, target[2] // stride[1]
-        self.wide = (2 * K <= VL and 2 * columns >= VL
+        self.cycle = cycle_pays(K, source[3] // groups, groups, columns, step, phases)
+        self.wide = (self.cycle == 0 and 2 * K <= VL and 2 * columns >= VL
                      and 3 * K * ((columns + VL - 1) // VL) <= 2 * columns)
         if (flat and not self.wide and step == stride == (1, 1) and source[:3] == target[:3]
                 and phases == [((0, 0), [(0, 0, 0)])]):
@@ -191,7 +195,7 @@ cdef class Gather:
                 t += 1
         self.cut()
         self.find_runs()
-        self.few = (not self.wide and not clips
+        self.few = (not self.wide and not self.cycle and not clips
                     and min(self.N * self.rows * self.columns, self.outputs) <= TILE_1)
 
     def __dealloc__(self):
@@ -207,7 +211,9 @@ cdef class Gather:
         self.span_w = max(w for _, w in taps) - self.left + 1
         self.rows = max(self.phases[p].rows for p in range(self.phase_count))
         self.columns = max(self.phases[p].columns for p in range(self.phase_count))
-        self.block = self.K_group if self.wide else 2 * VL if self.K_group > VL else VL
+        self.block = 2 * VL if self.K_group > VL else VL
+        if self.wide or self.cycle:
+            self.block = self.K_group
         self.blocks_group = (self.K_group + self.block - 1) // self.block
         self.blocks = self.groups * self.blocks_group
         for p in range(self.phase_count):
@@ -276,6 +282,21 @@ cdef class Gather:
                     else column * self.pixel
                 )
                 run += 1
+        self.place_weights()
+
+    cdef place_weights(self):
+        """How many numbers of packed weights a block has, and where a phase's start."""
+        cdef Py_ssize_t p, length
+        self.packed_size = self.tap_count * self.C_group * self.block
+        if self.cycle:
+            length = min([self.phases[p].run_length for p in range(self.phase_count)
+                          if self.phases[p].runs], default=1)
+            self.cycle = cycle_parts(self.K_group, length)
+            self.packed_size = 0
+        for p in range(self.phase_count if self.cycle else 0):
+            self.phases[p].packed = self.packed_size
+            length = (self.phases[p].run_length + self.cycle - 1) // self.cycle
+            self.packed_size += self.phases[p].runs * length * LANES
 
     cdef bint follows(self, Py_ssize_t t):
         return self.tap_h[t] == self.tap_h[t - 1] and self.tap_w[t] == self.tap_w[t - 1] + 1
@@ -291,10 +312,13 @@ cdef class Gather:
         cdef vec zero = vec_set(0)
         if self.few and lanes == self.block:
             return
-        packed += block * self.tap_count * self.C_group * self.block
+        packed += block * self.packed_size
         first = packed
         w += group * self.w_group + k * self.w_out
-        for t in range(self.tap_count):
+        if self.cycle:
+            self.pack_cycles(w, packed)
+            packed += self.packed_size
+        for t in range(0 if self.cycle else self.tap_count):
             if self.w_out == 1:
                 pack_rows(w + self.tap_index[t] * self.w_tap, self.w_in, self.C_group, lanes, packed,
                           width)
@@ -308,6 +332,27 @@ cdef class Gather:
                 first += VL
             if any_nan(zero):
                 self.spoiled = True
+
+    cdef void pack_cycles(self, const real* w, real* packed) noexcept nogil:
+        """The same for cycle.pxi: [phase, run, P numbers at a time][channel, part]."""
+        cdef Py_ssize_t p, run, i, k, tap, part
+        cdef const real* source
+        cdef real* to
+        cdef Phase* phase
+        memset(packed, 0, self.packed_size * sizeof(real))
+        for p in range(self.phase_count):
+            phase = &self.phases[p]
+            for run in range(phase.runs):
+                for i in range(phase.run_length):
+                    tap = phase.first_tap + (run * phase.run_length + i) // self.C_group
+                    source = w + self.tap_index[tap] * self.w_tap + i % self.C_group * self.w_in
+                    part = i % self.cycle
+                    if i - part + self.cycle > phase.run_length:  # the last, read with those before
+                        part += self.cycle - phase.run_length % self.cycle
+                    to = packed + i // self.cycle * LANES + part
+                    for k in range(self.K_group):
+                        to[k * self.cycle] = source[k * self.w_out]
+                packed += (phase.run_length + self.cycle - 1) // self.cycle * LANES
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
@@ -381,8 +426,9 @@ cdef class Gather:
         if self.few and lanes == self.block:
             packed, w_step = self.w + group * self.w_group + k, self.w_in
         else:
-            packed += (block * self.tap_count * self.block + phase.first_tap * width) * self.C_group
-        b += block * self.block
+            packed += block * self.packed_size + (
+                phase.packed if self.cycle else phase.first_tap * width * self.C_group)
+        b += block * (LANES if self.cycle else self.block)
         y += (phase.to_row * self.TW + phase.to_column) * self.TC
         if self.planar:
             y += (group * self.K_group + k) * self.planar
@@ -397,8 +443,12 @@ cdef class Gather:
         if self.clips and self.spoiled:
             for q in range(q0, end):
                 for column in range(min(columns, self.outputs - q * columns)):
-                    self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
-                                   y + q * row_step + column * pixel)
+                    if self.cycle:
+                        self.run_cycles(band, b, phase, group, q, q0, column,
+                                        y + q * row_step + column * pixel)
+                    else:
+                        self.run_pixel(band, packed, b, phase, q, q0, column, nv, lanes,
+                                       y + q * row_step + column * pixel)
                     if relu:
                         relu_span(y + q * row_step + column * pixel,
                                   y + q * row_step + column * pixel, lanes)
@@ -410,7 +460,10 @@ cdef class Gather:
             # Rows that follow each other without a gap are one.
             columns = min(columns * tiles.lines, self.outputs - q0 * columns)
             tiles.lines = 1
-        pixel_lines(columns, nv, lanes, &tiles, band, packed, y + q0 * row_step)
+        if self.cycle:
+            cycle_lines(columns, self.cycle, lanes, &tiles, band, packed, y + q0 * row_step)
+        else:
+            pixel_lines(columns, nv, lanes, &tiles, band, packed, y + q0 * row_step)
 
     cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
                        real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
@@ -461,6 +514,25 @@ cdef class Gather:
             packed += self.C_group * width
         memcpy(to, total, lanes * sizeof(real))
 
+    cdef void run_cycles(self, const real* band, const real* b, const Phase* phase, Py_ssize_t group,
+                         Py_ssize_t q, Py_ssize_t q0, Py_ssize_t column, real* to) noexcept nogil:
+        """`run_pixel` of K_group channels, by the weights as they came."""
+        cdef Py_ssize_t t, c, k, h, w
+        cdef const real* source
+        cdef real total
+        band += (q - q0) * self.line + column * self.pixel
+        for k in range(self.K_group):
+            total = b[k * self.cycle]
+            for t in range(phase.first_tap, phase.first_tap + phase.taps):
+                h, w = self.tap_h[t], self.tap_w[t]
+                if 0 <= q + h < self.H and 0 <= column + w < self.W:
+                    source = self.w + (group * self.w_group + self.tap_index[t] * self.w_tap
+                                       + k * self.w_out)
+                    h = (h - self.top) * self.line + (w - self.left) * self.pixel
+                    for c in range(self.C_group):
+                        total = total + band[h + c] * source[c * self.w_in]
+            to[k] = total
+
     cdef int threads(self, int num_threads) noexcept nogil:
         """Tiny work stays on one thread."""
         return team(self.work, num_threads)
@@ -468,7 +540,7 @@ cdef class Gather:
     cdef real* pack(self, const real* w, int num_threads) except? NULL:
         """All channel blocks of the filter, packed."""
         cdef Py_ssize_t block
-        cdef Py_ssize_t size = self.blocks * self.tap_count * self.C_group * self.block
+        cdef Py_ssize_t size = self.blocks * self.packed_size
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
         self.spoiled = False
@@ -498,4 +570,15 @@ cdef class Gather:
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         self.cleared = self.clips and b == NULL
+        if self.cycle:
+            return self.cycle_bias(b)
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
+
+    cdef real* cycle_bias(self, const real* b) except? NULL:
+        """In the first part of each channel: [group][channel, part]."""
+        cdef Py_ssize_t k
+        cdef real* bias = self.bias.take(self.groups * LANES)
+        memset(bias, 0, self.groups * LANES * sizeof(real))
+        for k in range(self.TC if b != NULL else 0):
+            bias[k // self.K_group * LANES + k % self.K_group * self.cycle] = b[k]
+        return bias

@@ -95,6 +95,7 @@ cdef bint line_wide_pays(tuple rows_of) except -1:
         direct = along * taps_all * C * K + rows * columns * (C * step[0] * step[1] * .5 + K)
     else:
         direct = rows * columns * len(phases) * (taps_all / len(phases) * C * 0.6 + 30)
+    direct = min(direct, rows * columns * cycle_time(K, C, groups, phases))
     return cost < direct
 
 

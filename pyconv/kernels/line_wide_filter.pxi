@@ -34,15 +34,10 @@ cdef bint line_wide_filter_pays(tuple rows_of, tuple w) except -1:
     cost = vectors * len(phases) * (
         300 + 0.55 * sums + C * tall * (9 * TILE * step[1] / len(phases) + 4 * fresh * points)
         + K * (9 * TILE + 4 * points)) + sums * (10 if sums > 512 else 3)
-    if groups == 1 and K <= WIDE_CHANNELS and KH * KW * C * K <= 2048 and y[2] >= 8:
-        across = (y[2] + LANES - 1) // LANES
-        strides = step[0] * step[1] // len(phases)
-        direct = y[1] * across * ((0.55 + 1.1 / across) * KH * KW * C * K + 12 * K + C * strides * (
-            12 if strides == 1 and C <= WIDE_CHANNELS else 40))
-    else:
-        direct = y[1] * y[2] * (KH * KW * C * 0.85 + 20)
-        if rows_pay(x, y, w, (step[0], step[1]), groups) and len(phases) == 1:
-            direct *= 0.9  # `RowWinogradFilter`
+    stride = step[0], step[1] // len(phases)
+    direct = min(wide_reduce_cycles(y, w, stride, groups), reduce_cycles(y, w, stride, groups))
+    if K > WIDE_CHANNELS and rows_pay(x, y, w, (step[0], step[1]), groups) and len(phases) == 1:
+        direct *= 0.9  # `RowWinogradFilter`
     return cost < direct
 
 

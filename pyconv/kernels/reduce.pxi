@@ -14,14 +14,15 @@ cdef enum:
     PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by
 
 
-cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t nv, vec* sums) noexcept nogil:
-    """sums += x[p], over pixels of one or two vectors, one after the other."""
+cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t step, Py_ssize_t nv,
+                     vec* sums) noexcept nogil:
+    """sums += x[p * step], over pixels of one or two vectors, one after the other."""
     cdef Py_ssize_t p
     cdef vec low = sums[0], high = sums[nv - 1]
     for p in range(pixels):
         low = low + (<const vec*> x)[0]
         high = high + (<const vec*> x)[nv - 1]
-        x += nv * VL
+        x += step
     sums[nv - 1] = high
     sums[0] = low
 
@@ -62,9 +63,11 @@ cdef void pack_panels(
             source = x + (h * W + column) * C + c
             memset(to, 0, before * panel * sizeof(real))
             memset(to + inside * panel, 0, (columns - inside) * panel * sizeof(real))
-            if count == TILE_2:
+            if panel == C and step_w == 1:
+                memcpy(to + before * C, source + before * C, (inside - before) * C * sizeof(real))
+            elif count == TILE_2:
                 for j in range(before, inside):
-                    memcpy(to + j * TILE_2, source + j * step_w * C, TILE_2 * sizeof(real))
+                    memcpy(to + j * panel, source + j * step_w * C, TILE_2 * sizeof(real))
             elif count >= 2 * VL:
                 for j in range(before, inside):
                     memcpy(to + j * panel, source + j * step_w * C, count * sizeof(real))
@@ -72,6 +75,22 @@ cdef void pack_panels(
                 for j in range(before, inside):
                     copy_short(to + j * panel, source + j * step_w * C, count)
             c += panel
+
+
+cdef double reduce_cycles(tuple y, tuple w, tuple stride, Py_ssize_t groups):
+    """About how many cycles an image takes of `Reduce`, on vectors of 16, of K channels or fewer."""
+    KH, KW, C, K = w
+    K //= groups
+    if K <= CYCLE_CHANNELS and C > 1:
+        length = KW * C if groups == 1 else C
+        parts = cycle_parts(K, C)
+        rows = (length + parts - 1) // parts
+        tiles = (rows + TILE_1 - 1) // TILE_1
+        # Fewer sums than 8 wait for each other.
+        products = KH * KW * C // length * max(
+            4.5 * tiles, tiles + (0.6 if parts < 16 else 1) * rows)
+        return y[1] * y[2] * (products + 10 + 0.4 * C * stride[0] * stride[1])
+    return y[1] * y[2] * (KH * KW * C * 0.85 + 20)
 
 
 cdef class Reduce:
@@ -90,6 +109,8 @@ cdef class Reduce:
     cdef Py_ssize_t block, blocks, padded        # channel blocks of dy in a group
     cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, band, filter_rows, partial, sums
     cdef Py_ssize_t panel, plane, pixel, line, width, area, dy_area, run_taps
+    cdef Py_ssize_t cycle                        # P of cycle.pxi; 1: vectors lie along dy's channels
+    cdef Py_ssize_t run_rows                     # of sums, of a run of taps; each has P rows of dw
     cdef Py_ssize_t step_h, step_w               # between rows and columns of x that are packed
     cdef Py_ssize_t outputs                      # pixels of dy; the last row may be short
     cdef bint in_place
@@ -115,13 +136,18 @@ cdef class Reduce:
         cdef Py_ssize_t span_h = (self.KH - 1) * self.dilation_h + 1
         cdef Py_ssize_t span_w = (self.KW - 1) * self.dilation_w + 1
         self.block = 2 * VL if self.K_group > VL else VL
+        self.cycle = 1
+        if self.K_group <= CYCLE_CHANNELS:
+            self.cycle = cycle_parts(self.K_group, self.C_group)
+        if self.cycle > 1:
+            self.block = LANES
         self.blocks = (self.K_group + self.block - 1) // self.block
         self.padded = self.blocks * self.block
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
         self.filter_rows = self.KH * self.KW * self.C_group
         # Packing does not repay itself where a number meets two vectors of dy or fewer.
         self.in_place = (
-            self.blocks == 1 and self.top <= 0 and self.left <= 0
+            self.blocks == 1 and self.C_group % self.cycle == 0 and self.top <= 0 and self.left <= 0
             and (self.OH - 1) * self.stride_h + span_h - self.top <= self.H
             and (self.OW - 1) * self.stride_w + span_w - self.left <= self.W
         )
@@ -132,7 +158,7 @@ cdef class Reduce:
         self.band = even_part(self.OH, max(1, BAND_PIXELS // max(1, self.OW)))
         self.width = ((self.OW - 1) * self.stride_w + span_w - 1) // self.step_w + 1
         # Panels as wide as a tile are read one number after the other; narrower pixels in one piece.
-        self.panel = min(self.chunk, TILE_2)
+        self.panel = min(self.chunk, TILE_2) if self.cycle == 1 else self.chunk
         self.pixel, self.line = self.panel, self.width * self.panel
         self.plane = self.height(self.band) * self.line
         self.area = ((self.chunk + self.panel - 1) // self.panel * self.plane + 15) // 16 * 16
@@ -143,6 +169,8 @@ cdef class Reduce:
         self.run_taps = 1
         if self.dilation_w == 1 and self.pixel == self.panel == self.C_group:
             self.run_taps = self.KW
+        self.run_rows = (self.run_taps * self.C_group + self.cycle - 1) // self.cycle
+        self.filter_rows = self.KH * self.KW // self.run_taps * self.run_rows
         self.sums = self.groups * self.padded
         self.partial = self.filter_rows * self.sums
 
@@ -182,7 +210,7 @@ cdef class Reduce:
                 k = (k // 2 + 31) // 32 * 32
             if c <= 16:
                 break
-            c = (c + 1) // 2
+            c = (c + 1) // 2 if self.cycle == 1 else (c // 2 + 15) // 16 * 16
         self.chunks = (self.C_group + self.chunk - 1) // self.chunk
         self.k_chunks = (self.K_group + self.k_chunk - 1) // self.k_chunk
 
@@ -211,10 +239,10 @@ cdef class Reduce:
                 threads = 1
             region_starts(is_shared(self.work) and self.parts * self.partial >= TINY)
             for row in prange(rows, schedule="static", num_threads=threads):
-                self.add_parts(partials + row * self.sums, self.partial, dw + row * self.K)
+                self.add_row(partials + row * self.sums, dw, row)
                 item_ends()
             if db != NULL:
-                self.add_parts(sums, self.sums, db)
+                self.add_parts(sums, self.sums, db, 0)
 
     cdef void run_item(self, const real* x, const real* dy, real* partials, real* sums,
                        real* scratch, Py_ssize_t item, bint want_dw) noexcept nogil:
@@ -229,24 +257,27 @@ cdef class Reduce:
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
         cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
         cdef Py_ssize_t rows, columns, first, t
+        cdef Py_ssize_t zeros = width if self.cycle == 1 else LANES
+        cdef Py_ssize_t length = (channels * self.run_taps + self.cycle - 1) // self.cycle
         cdef real* dw = partials + part * self.partial + group * self.padded + k0
         cdef real* db = NULL
         x += group * self.C_group + c0
         dy += group * self.K_group + k0
         if c0 == 0:
             db = sums + part * self.sums + group * self.padded + k0
-            memset(db, 0, width * sizeof(real))
+            memset(db, 0, zeros * sizeof(real))
         if want_dw:
-            for t in range(self.KH * self.KW):
-                for first in range(t * self.C_group + c0, t * self.C_group + c0 + channels):
-                    memset(dw + first * self.sums, 0, width * sizeof(real))
+            dw += c0 // self.cycle * self.sums
+            for t in range(self.filter_rows // self.run_rows):
+                for first in range(t * self.run_rows, t * self.run_rows + length):
+                    memset(dw + first * self.sums, 0, zeros * sizeof(real))
         while row < end:
             rows = min(self.band, self.OH - row % self.OH, end - row)
             if row + rows == self.N * self.OH and self.outputs % self.OW:
                 rows = max(1, rows - 1)  # the short row is a band of its own
             columns = min(self.OW, self.outputs - row * self.OW)
             self.run_band(x + row // self.OH * self.H * self.W * self.C, dy + row * self.OW * self.K,
-                          dw + c0 * self.sums if want_dw else NULL, db, scratch, row % self.OH,
+                          dw if want_dw else NULL, db, scratch, row % self.OH,
                           rows, columns, channels, width,
                           rows * self.OW * self.K if row + rows < end else 0)
             row += rows
@@ -256,9 +287,15 @@ cdef class Reduce:
         """dy of a channel block as [pixel, lanes], zeros behind the last channel; db += its sums."""
         cdef Py_ssize_t p, width = (lanes + VL - 1) // VL * VL
         cdef real* to = packed
+        if self.cycle > 1:
+            stretch_pixels_of(self.cycle, dy, self.K, pixels, lanes, packed)
+            for p in range((LANE_VECTORS + 1) // 2 if db != NULL else 0):
+                add_pixels(packed + 2 * p * VL, pixels, LANES, min(2, LANE_VECTORS),
+                           <vec*> (db + 2 * p * VL))
+            return packed
         if self.K == lanes == width:  # it is packed as it is
             if db != NULL:
-                add_pixels(dy, pixels, width // VL, <vec*> db)
+                add_pixels(dy, pixels, width, width // VL, <vec*> db)
             return dy
         for p in range(pixels):
             if lanes == 2 * VL:
@@ -271,7 +308,7 @@ cdef class Reduce:
             to += width
             dy += self.K
         if db != NULL:
-            add_pixels(packed, pixels, width // VL, <vec*> db)
+            add_pixels(packed, pixels, width, width // VL, <vec*> db)
         return packed
 
     cdef void run_band(self, const real* x, const real* dy, real* dw, real* db, real* scratch,
@@ -300,10 +337,14 @@ cdef class Reduce:
             for run in range(runs):
                 kh, kw = run * self.run_taps // self.KW, run * self.run_taps % self.KW
                 tap = band + kh * self.dilation_h * self.line + kw * self.dilation_w * self.pixel
-                to = dw + (kh * self.KW + kw) * self.C_group * self.sums + k
+                to = dw + run * self.run_rows * self.sums + k
                 c = 0
                 while c < channels:
                     length, i = min(self.panel, channels - c) * self.run_taps, 0
+                    if self.cycle > 1:
+                        self.run_cycles(tap, packed, rows, columns, (length + self.cycle - 1)
+                                        // self.cycle, to, dy + ahead)
+                        length = 0
                     while i < length:
                         count = even_part(length - i, tile_rows(nv))
                         filter_tile_of(
@@ -317,15 +358,38 @@ cdef class Reduce:
                     c += self.panel
             k += self.block
 
-    cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total) noexcept nogil:
-        """total[k] = sum over parts, in their order, of parts[part * step + padded place of k]."""
+    cdef void run_cycles(self, const real* x, const real* packed, Py_ssize_t rows, Py_ssize_t columns,
+                         Py_ssize_t length, real* dw, const real* ahead) noexcept nogil:
+        """`length` rows of sums, for a run of taps; fetch some of what lies ahead."""
+        cdef Py_ssize_t i = 0, count, most = min(TILE_1, 2 * TILE_2 // LANE_VECTORS)
+        while i < length:
+            count = even_part(length - i, most)
+            cycle_filter_tile_of(
+                count, self.cycle, x + i * self.cycle, self.stride_h // self.step_h * self.line,
+                self.stride_w // self.step_w * self.pixel, packed, rows, columns,
+                dw + i * self.sums, self.sums, ahead, self.K)
+            i += count
+
+    cdef void add_row(self, const real* parts, real* dw, Py_ssize_t row) noexcept nogil:
+        """dw = the sum of all parts, of a row of sums."""
+        cdef Py_ssize_t run = row // self.run_rows, j, i
+        cdef Py_ssize_t length = self.run_taps * self.C_group
+        for j in range(self.cycle):
+            i = row % self.run_rows * self.cycle + j
+            if i < length:
+                self.add_parts(parts, self.partial, dw + (run * length + i) * self.K, j)
+
+    cdef void add_parts(self, const real* parts, Py_ssize_t step, real* total,
+                        Py_ssize_t j) noexcept nogil:
+        """total[k] = sum over parts, in their order, of parts[part * step + place of k, j]."""
         cdef Py_ssize_t group, part, k
-        cdef const real* row
         for group in range(self.groups):
-            memcpy(total, parts, self.K_group * sizeof(real))
-            for part in range(1, self.parts):
-                row = parts + part * step
-                for k in range(self.K_group):
-                    total[k] += row[k]
+            if self.cycle == 1:
+                memcpy(total, parts, self.K_group * sizeof(real))
+                add_row_parts(parts + step, self.parts - 1, step, total, self.K_group)
+            for k in range(self.K_group if self.cycle > 1 else 0):
+                total[k] = parts[k * self.cycle + j]
+                for part in range(1, self.parts):
+                    total[k] += parts[part * step + k * self.cycle + j]
             total += self.K_group
             parts += self.padded

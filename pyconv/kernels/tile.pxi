@@ -26,8 +26,8 @@ cdef struct Block:
 
 
 cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept nogil:
-    """Copy fewer than 2 * VL numbers: memcpy with a size that the compiler does not know is slow."""
-    cdef Py_ssize_t size = VL
+    """Copy fewer than 2 * VL numbers, or 16: memcpy with a size that is not known is slow."""
+    cdef Py_ssize_t size = max(8, VL)
     while size > 0:
         if count & size:
             if size == 16:
