@@ -192,7 +192,7 @@ cdef bint winners_pay(ConvPlan conv, Py_ssize_t area, bint to_dx):
             (conv.y[1] * conv.stride[0] + KH) * (conv.y[2] * conv.stride[1] + KW) * C >= 1 << 30):
         return False  # places are of 32 bits
     if to_dx:
-        return 4 + 4.2 * units < dense / (13 if conv.few_dx else 30)
+        return 4 + 4.2 * units < dense / (13 if C <= WIDE_CHANNELS else 30)
     return 4 + (1.3 if KW * C <= many else 2) * units < 3 + dense / (
         40 if conv.winograd_dw or conv.rows_dw else 8 if K <= WIDE_CHANNELS else 22)
 
