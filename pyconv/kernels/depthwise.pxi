@@ -21,6 +21,8 @@ cdef extern from *:
 
 
 cdef enum:
+    LONG_ROW = 8192     # bytes; the rows of a strip of shorter ones stay in L1
+    STRIP_BYTES = 2048  # of a row: it, what is fetched ahead and what is written fit into L1's 12 ways
     DX_MULTIPLIER = 4   # the most planes that dy is split into: splitting takes m * m shuffles
 
 
@@ -81,6 +83,7 @@ cdef class Depthwise:
     cdef Py_ssize_t band, bands, items, taps
     cdef Py_ssize_t flat                       # KH of filters whose vectors lie along rows, or 0
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
+    cdef bint long_rows                        # of the input: what strips of them read is fetched ahead
     cdef Py_ssize_t* offset                    # of each tap in the copy
     cdef Py_ssize_t* place                     # where in a pixel vector u of a copied pixel starts
     cdef whole* lane                           # and the lanes that it takes of each vector read there
@@ -100,6 +103,7 @@ cdef class Depthwise:
         cdef Py_ssize_t t
         self.N, self.H, self.W, self.C = source
         self.channels = channels
+        self.long_rows = self.W * self.C * <Py_ssize_t> sizeof(real) > LONG_ROW
         self.repeat, self.split = max(1, channels // self.C), max(1, self.C // channels)
         self.vectors = (channels + VL - 1) // VL
         self.width = self.vectors * VL
@@ -142,6 +146,10 @@ cdef class Depthwise:
             self.band = (self.band // 2 + rows - 1) // rows * rows
         self.bands = self.bands_of()
         self.items = self.N * self.bands
+
+    cdef Py_ssize_t strip_columns(self, Py_ssize_t pixel) noexcept nogil:
+        """How many columns, of `pixel` numbers of the input each, a strip goes along for one vector."""
+        return (1 if self.long_rows else 2) * STRIP_BYTES // (pixel * <Py_ssize_t> sizeof(real))
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h

@@ -42,6 +42,11 @@ cdef extern from *:
         _Pragma("GCC unroll 3")
         for (int j = step; j < 3; j++) FILTER_COLUMN(j)
         for (Py_ssize_t column = 0; column < columns; column++, dy += s->y_step) {
+            if (s->ahead) {
+                STRIP_FETCH(row, height, step)
+                _Pragma("GCC unroll 4")
+                for (int r = 0; r < R; r++) prefetch(dy + r * s->y_row + columns * s->y_step);
+            }
             _Pragma("GCC unroll 9")
             for (int i = 0; i < height; i++)
                 _Pragma("GCC unroll 3")
@@ -238,8 +243,9 @@ cdef class DepthwiseReduce(Depthwise):
             for i in range((rows - 1) * self.step_h + 3):
                 s.row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
             while column < self.OW:
-                columns = even_part(self.OW - column, max(
-                    8, STRIP_BYTES // (self.step_w * self.C * <Py_ssize_t> sizeof(real))))
+                columns = even_part(self.OW - column,
+                                    max(4, self.strip_columns(self.step_w * self.C)))
+                s.ahead = columns * self.step_w * self.C if self.long_rows else 0
                 for v in range(self.vectors):
                     c = vector_place(v, self.channels)
                     depthwise_filter_strip_of(

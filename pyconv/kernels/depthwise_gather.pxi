@@ -111,7 +111,6 @@ cdef extern from *:
 cdef enum:
     TILE_ROWS = 4
     EDGY = 20       # columns of outputs
-    STRIP_BYTES = 4096  # of a row of the input: what 6 rows read and 4 write then fits in L1's 12 ways
 
 
 # A tile's shape must be a constant where it is inlined, hence one line a shape.
@@ -343,15 +342,15 @@ cdef class DepthwiseGather(Depthwise):
                          Py_ssize_t end) noexcept nogil:
         """At most TILE_ROWS rows from q on of all phases, some columns at a time, which share lines."""
         cdef Py_ssize_t pixels = max(self.step_w * self.step_w, self.stride_w)
-        cdef Py_ssize_t pixel = self.channels * pixels * sizeof(real)
+        cdef Py_ssize_t most_columns = max(4 // self.step_w, self.strip_columns(self.channels * pixels))
         cdef Py_ssize_t column = 0, columns, p, at, rows, last, most
         while column < self.columns:
-            columns = even_part(self.columns - column, max(4 // self.step_w, STRIP_BYTES // pixel))
+            columns = even_part(self.columns - column, most_columns)
             for p in range(self.phase_count):
                 at, last = q, min(end, self.phases[p].rows)
                 while at < last:
-                    # 5x5 taps of four rows would not stay in registers.
-                    most = 2 if self.of_phase[p].rows > 3 else STRIP_ROWS
+                    # 5x5 taps of four rows would not stay in registers, nor 9 rows of input in L1.
+                    most = 2 if self.of_phase[p].rows > 3 or self.step_h > 1 else STRIP_ROWS
                     rows = most if last - at >= most else 2 if last - at >= 2 else 1
                     self.run_strip(x, packed, relu, y, p, at, rows, column,
                                    min(columns, self.phases[p].columns - column))
@@ -368,6 +367,8 @@ cdef class DepthwiseGather(Depthwise):
         cdef Py_ssize_t line = self.line if self.copies else self.W * self.C
         cdef const real* b
         s.pixel = self.pixel if self.copies else self.C
+        # Phases read the same.
+        s.ahead = columns * self.step_w * s.pixel if self.long_rows and p == 0 else 0
         s.W, s.zeros, s.relu, s.streams = self.W, <const real*> self.zeros.data, relu, self.streams
         s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
         if self.copies:  # and padded: columns count from the copy's first

@@ -23,8 +23,18 @@ cdef extern from *:
         const real* zeros;         /* a vector; what columns outside 0 .. W - 1 hold */
         Py_ssize_t W, pixel;       /* input columns, and what lies between them */
         Py_ssize_t y_row, y_step;  /* between outputs */
+        Py_ssize_t ahead;          /* from what is read to what is fetched for the next columns, or 0 */
         int streams, relu;         /* streams: past the caches */
     } depthwise_strips;
+
+    /* Of the same rows and channels, columns that come after all channels of these; far apart in memory,
+       so that the hardware does not see them coming. */
+    #define STRIP_FETCH(row, height, step) { \\
+        _Pragma("GCC unroll 16") \\
+        for (int i = 0; i < (height); i++) \\
+            _Pragma("GCC unroll 2") \\
+            for (int j = 0; j < (step); j++) prefetch(row[i] + at + s->ahead + j * s->pixel); \\
+    }
 
     /* y = b + sum over columns of taps, then rows of taps, of x * w. In C, because GCC unrolls Cython's
        loops only in part, and sums that it indexes do not stay in registers. KW >= step. */
@@ -74,6 +84,7 @@ cdef extern from *:
         _Pragma("GCC unroll 5")
         for (int j = 0; j < KW - step; j++) STRIP_COLUMN(j)
         for (Py_ssize_t column = 0; column < columns; column++, y += s->y_step) {
+            if (s->ahead) STRIP_FETCH(row, height, step)
             _Pragma("GCC unroll 5")
             for (int j = KW - step; j < KW; j++) STRIP_COLUMN(j)
             _Pragma("GCC unroll 4")
@@ -175,7 +186,7 @@ cdef extern from *:
     ctypedef struct DepthwiseStrips "depthwise_strips":
         const real** row
         const real* zeros
-        Py_ssize_t W, pixel, y_row, y_step
+        Py_ssize_t W, pixel, y_row, y_step, ahead
         bint streams, relu
     void depthwise_strip_of(
         Py_ssize_t rows, Py_ssize_t shape, const DepthwiseStrips* s, Py_ssize_t c, Py_ssize_t w,
