@@ -435,6 +435,9 @@ cdef class LineWide:
         cdef Py_ssize_t groups = min(self.set, self.groups - first), c0 = 0, channels, p, s, lanes
         cdef LineWidePhase* phase
         cdef vec check = vec_set(0)
+        cdef Py_ssize_t line = self.W * self.C, ahead = rows * self.step_h * line
+        # What the next band adds.
+        cdef const real* next = x + ((q0 + rows - 1) * self.step_h + self.span_h + self.top) * line
         memset(scratch + self.patch, 0, (self.pixels * self.C + 2 * VL) * sizeof(real))
         packed += first * self.filters
         b += first * self.K
@@ -449,6 +452,8 @@ cdef class LineWide:
             s = 0
             while s < total:
                 lanes = min(self.strip, total - s)
+                if first == c0 == 0:
+                    fetch_run(next + ahead * s // total, ahead * lanes // total)
                 for p in range(self.phase_count):
                     phase = &self.phases[p]
                     if y == NULL:

@@ -336,8 +336,6 @@ cdef inline Py_ssize_t rows_before(Py_ssize_t tile, Py_ssize_t across, Py_ssize_
             + min((tile % tiles_image + across - 1) // across * TILE, H))
 
 
-# Inlined always: GCC takes a function that does nothing but prefetch for one without effect.
-
 cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """One of even parts: all at once, they would keep other loads waiting."""
     cdef Py_ssize_t i, first = ahead.count * part // parts, end = ahead.count * (part + 1) // parts
@@ -346,13 +344,6 @@ cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t p
     else:
         for i in range(first, end):
             fetch_run(ahead.place + i * ahead.step, ahead.width)
-
-
-cdef inline inlined fetch_run(const real* x, Py_ssize_t count) noexcept nogil:
-    cdef const real* end = x + count
-    while x < end:
-        prefetch_later(x)
-        x += 64 // <Py_ssize_t> sizeof(real)  # a line of the cache
 
 
 # Either of them: `tiles` times `rows` sums of `length` products.
