@@ -14,8 +14,8 @@ only=()
 case "${1:-}" in
     "")
         selected+=(test_activations test_conv test_conv_transpose test_depthwise test_layers test_line
-                   test_losses test_manners test_model test_onnx test_pool test_program test_threads
-                   test_winograd_row)
+                   test_line_wide test_losses test_manners test_model test_onnx test_pool test_program
+                   test_threads test_winograd_row)
         ;;
     --reduced)  # the baseline in float32: indices are the same in all variants
         export PYCONV_BUILD_ISA=
