@@ -208,7 +208,7 @@ def test_same_bits_for_any_number_of_threads_and_instruction_set(case, dtype, rn
     x = rng.standard_normal(case.x_shape).astype(dtype)
     dy = rng.standard_normal(gradient_shape(case)).astype(dtype)
     results = set()
-    for isa in set(_dispatch.available_kernels()) - {"baseline"}:
+    for isa in set(_dispatch.available_kernels()) - {"baseline"} or {"baseline"}:
         with _dispatch.use(isa):
             for num_threads in (*THREADS, 8):
                 options = case.options | {"num_threads": num_threads}
