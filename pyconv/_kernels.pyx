@@ -11,6 +11,7 @@ owner, and sums over the batch are partial sums over a fixed partition, added in
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces
 include "kernels/items.pxi"        # work items: their size, and their times for benchmarks
+include "kernels/watch.pxi"        # whether weights have changed
 include "kernels/tile.pxi"         # register tiles of the convolution
 include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
 include "kernels/cycle.pxi"        # and with lanes that share input channels

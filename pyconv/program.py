@@ -146,6 +146,7 @@ class Program:
         self._operations: list[Any] = []
         self._backward: list[Any] = []
         self._labels: list[str] = []
+        self._watch = module.Watch()  # of the weights, in prediction
         self.label = ""  # of the operations that are added next, for `times`
 
     # What layers ask for
@@ -182,10 +183,15 @@ class Program:
         for value in going_back:
             value.slot.needed(2 * _BACKWARD - time)
 
-    def _plan(self, problem: Any) -> Any:
-        """A plan for this program alone, with the workspaces that all its plans share."""
+    def _plan(self, problem: Any, w: Any = None) -> Any:
+        """A plan for this program alone, with the workspaces that all its plans share.
+
+        In prediction it keeps what it makes of the weights `w`, if given, until they change.
+        """
         plan = problem.new_plan(self.module)
         plan.share(self._arena.workspaces(self.module))
+        if w is not None and not self.training:
+            plan.follow(self._watch, None if isinstance(w, Value) else w)
         return plan
 
     def input(self, shape: Shape) -> Value:
@@ -205,7 +211,7 @@ class Program:
         y = self.new(problem.geometry.y_shape, wants_grad=True)
         self.add(
             self.module.Convolution(
-                self._plan(problem), x.buffer, self.constant(w), self.constant(b), relu,
+                self._plan(problem, w), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
                 self.constant(grads.get("b"))),
             forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
@@ -241,7 +247,7 @@ class Program:
         indices = self.new(y.shape, np.int32)
         self.add(
             self.module.ConvolutionMaxPool(
-                self._plan(problem), x.buffer, self.constant(w), self.constant(b), relu,
+                self._plan(problem, w), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, indices.buffer, buffer_of(y.grad), buffer_of(x.grad),
                 self.constant(grads.get("w")), self.constant(grads.get("b"))),
             forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])
@@ -318,11 +324,17 @@ class Program:
         """Parameters whose outputs are those of `params` behind `norm` in prediction."""
         w, b = params["w"], params.get("b")
         values = {"w": self.new(w.shape), "b": self.new(w.shape[-1:])}
+        sources = [w, b, *norm.params.values(), *norm.state.values()]
+        for array in sources:
+            if array is not None:
+                self._watch.add(array)
+        for value in values.values():  # stays from one run to the next
+            value.slot.needed(0)
+            value.slot.needed(2 * _BACKWARD)
         self.add(
             self.module.FoldNormalization(
-                w.size // w.shape[-1], w.shape[-1], norm.epsilon, self.constant(w),
-                self.constant(b), *map(self.constant, norm.params.values()),
-                *map(self.constant, norm.state.values()), values["w"].buffer, values["b"].buffer),
+                w.size // w.shape[-1], w.shape[-1], norm.epsilon, *map(self.constant, sources),
+                values["w"].buffer, values["b"].buffer, self._watch),
             forward=values.values())
         return values
 
@@ -389,6 +401,8 @@ class Program:
         if self._memory is not self._arena.memory or self._memory is None:
             self._bind()
         self.x.buffer.bind(self._own(x))
+        if not self.training:
+            self._watch.look(num_threads)
         self.module.run_forward(self._operations, num_threads)
         return self.y.array
 

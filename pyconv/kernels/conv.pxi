@@ -32,6 +32,7 @@ cdef class ConvPlan:
     cdef bint depthwise, splits  # splits: depthwise for dx too
     cdef Py_ssize_t rows         # of a dense layer that has very few, else 0
     cdef Workspaces shared       # with other plans, for dw; or None
+    cdef Watch watch             # of w, in prediction; or None
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
@@ -62,6 +63,16 @@ cdef class ConvPlan:
     def share(self, Workspaces shared):
         """Use these workspaces, as other plans do that run before or after this one."""
         self.shared = shared
+
+    def follow(self, Watch watch, w=None):
+        """Keep what is made of w until `watch` sees a change, in `w` if it is not looked at yet."""
+        if not self.rows:  # else w is read where it lies
+            self.watch = watch
+            if w is not None:
+                watch.add(w)
+
+    cdef Py_ssize_t version(self):
+        return 0 if self.watch is None else self.watch.version
 
     def algorithm(self, str direction):
         """ "winograd", "depthwise" or "direct": what computes `direction`, one of "y", "dx" and "dw"."""
@@ -145,7 +156,8 @@ cdef class ConvPlan:
             return
         if self.winograd_y and self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
-        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads):
+        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads,
+                                               self.version()):
             return
         if self.lined_y and self.line_y is None:
             self.line_y = Line(*self.along_rows(False))
@@ -163,7 +175,7 @@ cdef class ConvPlan:
             return
         if self.to_y is None:
             self.to_y = self.plan_y()
-        self.to_y.run(x, w, b, relu, y, num_threads)
+        self.to_y.run(x, w, b, relu, y, num_threads, self.version())
 
     cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads,
                     const real* b=NULL, bint relu=False):

@@ -116,6 +116,10 @@ cdef class ConvPoolPlan:
         self.conv.share(shared)
         self.whole_z = shared.z
 
+    def follow(self, Watch watch, w=None):
+        """See `ConvPlan.follow`."""
+        self.conv.follow(watch, w)
+
     cdef Py_ssize_t conv_rows(self):
         """Rows of the convolution that a band of pooled rows needs."""
         return min(self.g.H, (self.band - 1) * self.g.stride_h + self.g.KH)
@@ -166,7 +170,7 @@ cdef class ConvPoolPlan:
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
-        cdef real* packed = self.gather.pack(w, num_threads)
+        cdef real* packed = self.gather.pack(w, num_threads, self.conv.version())
         cdef real* bias = self.gather.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.slot)
         share_out(&shares, self.N * self.bands, threads)

@@ -152,6 +152,7 @@ cdef class Gather:
     cdef Py_ssize_t* tap_index
     cdef Py_ssize_t* run_offset
     cdef Py_ssize_t tap_count
+    cdef Py_ssize_t version                        # of the weights that were packed
     cdef Workspace weights, scratch, bias
     cdef readonly Py_ssize_t work
 
@@ -537,14 +538,16 @@ cdef class Gather:
         """Tiny work stays on one thread."""
         return team(self.work, num_threads)
 
-    cdef real* pack(self, const real* w, int num_threads) except? NULL:
-        """All channel blocks of the filter, packed."""
+    cdef real* pack(self, const real* w, int num_threads, Py_ssize_t version) except? NULL:
+        """All channel blocks of the filter, packed; those of the last call if it had this version."""
         cdef Py_ssize_t block
         cdef Py_ssize_t size = self.blocks * self.packed_size
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
-        self.spoiled = False
         self.w = w
+        if version and version == self.version:
+            return packed
+        self.spoiled, self.version = False, version
         region_starts(size > TINY)
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)
@@ -552,12 +555,12 @@ cdef class Gather:
         return packed
 
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-             int num_threads):
-        """Pack the weights, then compute every item."""
+             int num_threads, Py_ssize_t version=0):
+        """Pack the weights, then compute every item. For `version` see `Winograd.run`."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.threads(num_threads)
-        cdef real* packed = self.pack(w, num_threads)
+        cdef real* packed = self.pack(w, num_threads, version)
         cdef real* scratch = self.scratch.take(threads * self.area)
         cdef real* bias = self.pack_bias(b)
         share_out(&shares, self.items, threads)

@@ -4,8 +4,6 @@
 # buffer gets. What the calls compute is what the entries of the other files compute; a step of a
 # small network just costs a few of these calls instead of hundreds of lines of Python.
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-
 
 cdef class Buffer:
     """Memory that operations read or write: given after they are made, and exchanged at will.
@@ -255,20 +253,26 @@ cdef class MaxPool(Operation):
 
 
 cdef class FoldNormalization(Operation):
-    """A normalization in prediction, folded into the weights (inputs, C) before it."""
+    """A normalization in prediction, folded into the weights (inputs, C) before it, when they change."""
     cdef Py_ssize_t inputs, C
     cdef double epsilon
     cdef Buffer w, b, gamma, beta, mean, var, to_w, to_b
     cdef Workspace workspace
+    cdef Watch watch
+    cdef Py_ssize_t version
 
     def __init__(self, Py_ssize_t inputs, Py_ssize_t C, double epsilon, Buffer w, Buffer b,
-                 Buffer gamma, Buffer beta, Buffer mean, Buffer var, Buffer to_w, Buffer to_b):
+                 Buffer gamma, Buffer beta, Buffer mean, Buffer var, Buffer to_w, Buffer to_b,
+                 Watch watch):
         self.inputs, self.C, self.epsilon, self.w, self.b = inputs, C, epsilon, w, b
         self.gamma, self.beta, self.mean, self.var = gamma, beta, mean, var
-        self.to_w, self.to_b = to_w, to_b
+        self.to_w, self.to_b, self.watch = to_w, to_b, watch
         self.workspace = Workspace()
 
     cdef int forward(self, int num_threads) except -1:
+        if self.version == self.watch.version:
+            return 0
+        self.version = self.watch.version
         fold_into(at(self.w), at(self.b), at(self.gamma), at(self.beta), at(self.mean), at(self.var),
                   self.epsilon, self.inputs, self.C, self.workspace.take(self.C), at(self.to_w),
                   at(self.to_b), num_threads)

@@ -24,6 +24,7 @@ cdef enum:
     FEW_ITEMS = 8
     SHARED_BYTES = 8_388_608     # reading larger filters costs more than transforming them anew
     STAGED_BYTES = 4_194_304     # so do tiles
+    STAGED_TILES = 32            # transforming fewer tiles twice is faster than handing them around
     KEPT_TILES = 128             # fewer make the transform of the filters a tenth of the work or more
     AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
@@ -71,6 +72,7 @@ cdef class Winograd:
     cdef bint flipped, shared, staged                   # filters, tiles transformed before
     cdef bint kept                                      # filters stay transformed until w changes
     cdef bint known                                     # there are such filters
+    cdef Py_ssize_t version                             # of the weights that they were made from
     cdef bint spoiled                                   # some output is not finite
     cdef Workspace filters, last_w, inputs, scratch, bias
 
@@ -110,7 +112,7 @@ cdef class Winograd:
         self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.items = self.groups * blocks * self.k_chunks
-        self.staged = (self.k_chunks > 1 and POINTS * self.tiles * self.x_pixel
+        self.staged = (self.k_chunks > 1 and self.tiles >= STAGED_TILES and POINTS * self.tiles * self.x_pixel
                        * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
         self.work = 9 * TILE * TILE * self.tiles * self.C * self.y_pixel  # of the direct sum
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
@@ -124,8 +126,11 @@ cdef class Winograd:
             self.area += POINTS * self.u_step
 
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads) except -1:
-        """Compute y; False if some of it is not finite and all of it must be computed directly."""
+                  int num_threads, Py_ssize_t version=0) except -1:
+        """Compute y; False if some of it is not finite and all of it must be computed directly.
+
+        Calls of the same `version` have the same w, unless it is 0.
+        """
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef Py_ssize_t filters = 0, inputs = 0
@@ -137,7 +142,7 @@ cdef class Winograd:
         cdef real* bias = padded_bias(self.bias, b, self.groups, 1, self.k_chunks * self.k_chunk, self.K)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
-        if self.shared:
+        if self.shared and not (version and version == self.version):
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
@@ -149,7 +154,7 @@ cdef class Winograd:
                 item = take_item(&shares, threadid())
                 self.prepare_item(x, w, u, last_w, v, scratch + threadid() * self.area, filters, item)
                 item_ends()
-            self.known = True
+            self.known, self.version = True, version
             share_out(&shares, self.items, threads)
             region_starts(is_shared(self.work))
             for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
