@@ -26,6 +26,8 @@ cdef enum:
     STAGED_BYTES = 4_194_304     # so do tiles
     STAGED_TILES = 32            # transforming fewer tiles twice is faster than handing them around
     KEPT_TILES = 128             # fewer make the transform of the filters a tenth of the work or more
+    FEW_TILES = 8                # fewer read more transformed filters than they save products
+    SMALL_TILE = 2               # outputs, h and w, of F(2x2, 3x3), which they take
     AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
@@ -64,6 +66,7 @@ cdef class Winograd:
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, K, top, left    # C and K of a group
     cdef Py_ssize_t groups, x_pixel, y_pixel, w_row, w_tap
+    cdef Py_ssize_t side, patch, points                 # of a tile: outputs, inputs, products
     cdef Py_ssize_t across, tiles_image, tiles, most    # tiles in a row, an image, all; of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
@@ -91,14 +94,20 @@ cdef class Winograd:
 
     cdef cut(self):
         """Choose chunks and work items: by shape alone."""
-        cdef bint small = POINTS * self.C * self.K * <Py_ssize_t> sizeof(real) <= SHARED_BYTES
         cdef Py_ssize_t blocks, most = K_CHUNK
-        self.across = (self.TW + TILE - 1) // TILE
-        self.tiles_image = (self.TH + TILE - 1) // TILE * self.across
+        cdef bint small
+        self.side = TILE
+        if self.N * ((self.TH + TILE - 1) // TILE) * ((self.TW + TILE - 1) // TILE) <= FEW_TILES:
+            self.side = SMALL_TILE
+        self.patch = self.side + 2
+        self.points = self.patch * self.patch
+        small = self.points * self.C * self.K * <Py_ssize_t> sizeof(real) <= SHARED_BYTES
+        self.across = (self.TW + self.side - 1) // self.side
+        self.tiles_image = (self.TH + self.side - 1) // self.side * self.across
         self.tiles = self.N * self.tiles_image
         self.block = 2 * VL if self.K > VL else VL
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
-        while small and self.most > 12 and self.tiles * self.y_pixel < ITEMS * self.most * most:
+        while small and self.side == TILE and self.most > 12 and self.tiles * self.y_pixel < ITEMS * self.most * most:
             self.most = max(12, self.most - 12)
         self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most
@@ -112,18 +121,19 @@ cdef class Winograd:
         self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.items = self.groups * blocks * self.k_chunks
-        self.staged = (self.k_chunks > 1 and self.tiles >= STAGED_TILES and POINTS * self.tiles * self.x_pixel
-                       * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
-        self.work = 9 * TILE * TILE * self.tiles * self.C * self.y_pixel  # of the direct sum
+        self.staged = (
+            self.k_chunks > 1 and self.tiles >= STAGED_TILES and self.points * self.tiles * self.x_pixel
+            * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
+        self.work = 9 * self.side * self.side * self.tiles * self.C * self.y_pixel  # of the direct sum
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
         self.u_step = self.c_chunk * self.k_chunk + 16
         self.v_step = self.most * self.c_chunk + 16
-        self.v_size = blocks * self.c_chunks * POINTS * self.v_step if self.staged else 0
+        self.v_size = blocks * self.c_chunks * self.points * self.v_step if self.staged else 0
         self.m_step = self.most * self.k_chunk + 16
-        self.area = POINTS * (self.v_step + self.m_step + self.c_chunk)
+        self.area = self.points * (self.v_step + self.m_step + self.c_chunk)
         if not self.shared:
-            self.area += POINTS * self.u_step
+            self.area += self.points * self.u_step
 
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads, Py_ssize_t version=0) except -1:
@@ -134,7 +144,7 @@ cdef class Winograd:
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef Py_ssize_t filters = 0, inputs = 0
-        cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * POINTS * self.u_step
+        cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * self.points * self.u_step
         cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
         cdef real* last_w = self.last_w.take(9 * self.C * self.y_pixel if self.kept else 0)
         cdef real* v = self.inputs.take(self.groups * self.v_size)
@@ -179,7 +189,7 @@ cdef class Winograd:
         last_w += group * self.K
         if not self.kept or self.renew(w, last_w, c, min(c + 16, self.C), k_index * self.k_chunk):
             u += ((group * self.k_chunks + k_index) * self.c_chunks + c // self.c_chunk
-                  ) * POINTS * self.u_step
+                  ) * self.points * self.u_step
             self.transform_filters(w, u, k_index, c, min(c + 16, self.C))
 
     cdef bint renew(self, const real* w, real* last_w, Py_ssize_t c, Py_ssize_t c_end,
@@ -208,7 +218,7 @@ cdef class Winograd:
         if not self.flipped and width % VL == 0:  # from w, as it lies
             for i in range(c, c_end):
                 for g in range(vectors):
-                    filter_tile_in(w + i * self.w_row + k + g * VL, self.w_tap,
+                    filter_tile_in(self.patch, w + i * self.w_row + k + g * VL, self.w_tap,
                                    AHEAD * self.w_row if i + AHEAD < self.C else 0,
                                    u + in_blocks(g * VL, width, self.block, channels, i - c0),
                                    self.u_step)
@@ -218,7 +228,7 @@ cdef class Winograd:
             first, v = c + first * VL, v * VL
             self.load_taps(w, taps, first, min(VL, c_end - first), k + v, min(VL, width - v))
             for i in range(min(VL, c_end - first)):
-                filter_tile_in(<real*> (taps + 9 * i), VL, 0, u + in_blocks(
+                filter_tile_in(self.patch, <real*> (taps + 9 * i), VL, 0, u + in_blocks(
                     v, width, self.block, channels, first - c0 + i), self.u_step)
 
     cdef void load_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
@@ -250,7 +260,7 @@ cdef class Winograd:
         cdef Py_ssize_t c_index = item % self.c_chunks, first = item // self.c_chunks * self.across
         cdef Py_ssize_t tile, chunk
         for tile in range(first, first + self.across):
-            chunk = (tile // self.most * self.c_chunks + c_index) * POINTS * self.v_step
+            chunk = (tile // self.most * self.c_chunks + c_index) * self.points * self.v_step
             self.transform_input(x, tile, c_index, patch, v + chunk + tile % self.most * RUN)
 
     cdef void transform_input(self, const real* x, Py_ssize_t tile, Py_ssize_t c_index, real* patch,
@@ -258,10 +268,10 @@ cdef class Winograd:
         """One tile of one chunk of input channels: [point, channel // RUN, tile, channel % RUN]."""
         cdef Py_ssize_t c0 = c_index * self.c_chunk
         input_tiles_at(
-            x + tile // self.tiles_image * self.H * self.W * self.x_pixel + c0,
+            self.patch, x + tile // self.tiles_image * self.H * self.W * self.x_pixel + c0,
             self.H, self.W, self.x_pixel, min(self.c_chunk, self.C - c0),
-            tile % self.tiles_image // self.across * TILE - self.top,
-            tile % self.across * TILE - self.left, patch, v, self.most * RUN, self.v_step)
+            tile % self.tiles_image // self.across * self.side - self.top,
+            tile % self.across * self.side - self.left, patch, v, self.most * RUN, self.v_step)
 
     cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
                        const real* b, bint relu, real* y, real* scratch,
@@ -273,9 +283,9 @@ cdef class Winograd:
         cdef Py_ssize_t count = min(self.most, self.tiles - first)
         cdef Py_ssize_t k0 = k_index * self.k_chunk
         cdef Py_ssize_t c_index, channels, i
-        cdef real* m = scratch + POINTS * self.v_step
-        cdef real* patch = m + POINTS * self.m_step
-        cdef real* own_u = patch + POINTS * self.c_chunk
+        cdef real* m = scratch + self.points * self.v_step
+        cdef real* patch = m + self.points * self.m_step
+        cdef real* own_u = patch + self.points * self.c_chunk
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
@@ -283,27 +293,27 @@ cdef class Winograd:
         x += group * self.C
         y += group * self.K
         w += group * (self.C if self.flipped else self.K)
-        u += group * self.k_chunks * self.c_chunks * POINTS * self.u_step
+        u += group * self.k_chunks * self.c_chunks * self.points * self.u_step
         v += group * self.v_size
         b += group * self.k_chunks * self.k_chunk
         ahead[0].count = ahead[1].count = 0
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
-            ahead[0] = pixels_under(x, self.H, self.W, self.x_pixel, self.C, first + count,
+            ahead[0] = pixels_under(self.side, x, self.H, self.W, self.x_pixel, self.C, first + count,
                                     min(first + count + self.most, self.tiles), self.across,
                                     self.tiles_image)
         if not self.flipped:  # outputs of a network: dx is mostly where another one was
-            ahead[1] = pixels_under(y + k0, self.TH, self.TW, self.y_pixel,
+            ahead[1] = pixels_under(self.side, y + k0, self.TH, self.TW, self.y_pixel,
                                     min(self.k_chunk, self.K - k0), first, first + count, self.across,
                                     self.tiles_image)
         for c_index in range(self.c_chunks):
             channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
-                from_u = u + (k_index * self.c_chunks + c_index) * POINTS * self.u_step
+                from_u = u + (k_index * self.c_chunks + c_index) * self.points * self.u_step
             else:
                 self.transform_filters(w, own_u, k_index, c_index * self.c_chunk,
                                        c_index * self.c_chunk + channels)
             if self.staged:
-                from_v = v + (first // self.most * self.c_chunks + c_index) * POINTS * self.v_step
+                from_v = v + (first // self.most * self.c_chunks + c_index) * self.points * self.v_step
             else:
                 for i in range(count):
                     self.transform_input(x, first + i, c_index, patch, scratch + i * RUN)
@@ -321,20 +331,20 @@ cdef class Winograd:
         m is [point, block, tile, lanes].
         """
         at_all_points(
-            tiles_at_point, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh, v,
-            self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step, self.most,
-            ahead)
+            tiles_at_point, self.points, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh,
+            v, self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step,
+            self.most, ahead)
 
     cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, bint relu, real* y,
                                Py_ssize_t tile, Py_ssize_t k0, vec* check) noexcept nogil:
         """One tile of y, the block's i-th, for a chunk of channels."""
-        cdef Py_ssize_t row = tile % self.tiles_image // self.across * TILE
-        cdef Py_ssize_t column = tile % self.across * TILE
-        cdef Py_ssize_t rows = min(TILE, self.TH - row), columns = min(TILE, self.TW - column)
+        cdef Py_ssize_t row = tile % self.tiles_image // self.across * self.side
+        cdef Py_ssize_t column = tile % self.across * self.side
+        cdef Py_ssize_t rows = min(self.side, self.TH - row), columns = min(self.side, self.TW - column)
         cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
         y += tile // self.tiles_image * self.TH * line + row * line + column * self.y_pixel + k0
         while k < width:
-            output_tile(rows, columns, min(VL, width - k),
+            output_tile(self.patch, rows, columns, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
                         relu, y + k, line, self.y_pixel,
                         check)

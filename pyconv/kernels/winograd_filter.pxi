@@ -111,16 +111,16 @@ cdef class WinogradFilter:
                 n = (tile + i) // self.tiles_image
                 row = (tile + i) % self.tiles_image // self.across * TILE
                 column = (tile + i) % self.across * TILE
-                input_tiles_at(x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
+                input_tiles_at(PATCH, x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
                                channels, row - self.top, column - self.left, patch,
                                scratch + i * self.c_chunk, RUN, self.v_step)
                 self.spread_tile_at(dy + n * self.OH * self.OW * self.K + k0, width, row, column,
                                     patch + POINTS * self.c_chunk, d, i, db)
             tile += count
             next = min(tile + self.most, self.tiles)
-            ahead[0] = pixels_under(x + c0, self.H, self.W, self.C, channels, tile, next, self.across,
+            ahead[0] = pixels_under(TILE, x + c0, self.H, self.W, self.C, channels, tile, next, self.across,
                                     self.tiles_image)
-            ahead[1] = pixels_under(dy + k0, self.OH, self.OW, self.K, width, tile, next, self.across,
+            ahead[1] = pixels_under(TILE, dy + k0, self.OH, self.OW, self.K, width, tile, next, self.across,
                                     self.tiles_image)
             self.multiply(scratch, d, q, count, channels, width, first, ahead)
             first = False
@@ -157,5 +157,5 @@ cdef class WinogradFilter:
         q is [point, block, c, lanes].
         """
         at_all_points(
-            channels_at_point, channels, 1, width, self.block, first, v, self.v_step, count,
+            channels_at_point, POINTS, channels, 1, width, self.block, first, v, self.v_step, count,
             self.c_chunk, d, self.d_step, self.most, q, self.q_step, channels, ahead)

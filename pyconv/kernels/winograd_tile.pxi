@@ -1,6 +1,7 @@
-# Tiles of Winograd's F(4x4, 3x3): the transforms of one tile, and the products at one point.
+# Tiles of Winograd's F(4x4, 3x3) and F(2x2, 3x3): the transforms of one, and the products at one point.
 #
-# Interpolation is at 0, +-sqrt(2), +-1/sqrt(2) and infinity: least error of the sets tried (a third of
+# A patch of P x P inputs, 6 or 4, has as many points. With 4, interpolation is at 0, +-1 and infinity.
+# With 6, it is at 0, +-sqrt(2), +-1/sqrt(2) and infinity: least error of the sets tried (a third of
 # that of 0, +-1, +-2), and few operations: a pair +-p shares its even and odd halves. (Barabasz et al.,
 # arXiv:1803.10986; Alam et al., arXiv:2201.10369.) A sum of two products has an exact one: whichever is
 # fused, v3 and v4 round alike.
@@ -8,8 +9,8 @@
 # In C for its pragmas: where GCC unrolls late, sums and half-transformed tiles stay in memory.
 
 cdef enum:
-    TILE = 4         # outputs, h and w, of a tile
-    PATCH = 6        # inputs, h and w, of a tile
+    TILE = 4         # outputs, h and w, of a large tile
+    PATCH = 6        # inputs, h and w, of it
     POINTS = 36
     RUN = 16         # channels of a tile that lie side by side: a constant, for the products
 
@@ -27,22 +28,36 @@ cdef extern from *:
     #define FIVE_HALVES ((real) 2.5)
     #define AT(p) (*(const vec*) (p))
 
-    /* B^T d: 6 inputs to 6 points. */
-    INLINED void input_line(vec d0, vec d1, vec d2, vec d3, vec d4, vec d5, vec* to) {
-        vec even = d4 - HALF * d2, odd = d3 - HALF * d1;
-        to[0] = (d0 + d4) - FIVE_HALVES * d2;
+    /* B^T d: P inputs, s vectors apart, to P points. */
+    INLINED void input_line(const int P, const vec* d, const int s, vec* to) {
+        vec d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];
+        if (P == 4) {
+            to[0] = d[0] - d2;
+            to[1] = d1 + d2;
+            to[2] = d2 - d1;
+            to[3] = d3 - d1;
+            return;
+        }
+        vec d4 = d[4 * s], even = d4 - HALF * d2, odd = d3 - HALF * d1;
+        to[0] = (d[0] + d4) - FIVE_HALVES * d2;
         to[1] = even + ROOT_2 * odd;
         to[2] = even - ROOT_2 * odd;
         even = d4 - TWO * d2, odd = d3 - TWO * d1;
         to[3] = even + ROOT_HALF * odd;
         to[4] = even - ROOT_HALF * odd;
-        to[5] = (d1 + d5) - FIVE_HALVES * d3;
+        to[5] = (d1 + d[5 * s]) - FIVE_HALVES * d3;
     }
 
-    /* G g: 3 taps to 6 points. */
-    INLINED void filter_line(vec g0, vec g1, vec g2, vec* to) {
-        vec even = g0 + TWO * g2;
+    /* G g: 3 taps to P points. */
+    INLINED void filter_line(const int P, vec g0, vec g1, vec g2, vec* to) {
+        vec even = g0 + (P == 4 ? 1 : TWO) * g2;
         to[0] = g0;
+        if (P == 4) {
+            to[1] = HALF * (even + g1);
+            to[2] = HALF * (even - g1);
+            to[3] = g2;
+            return;
+        }
         to[1] = SIXTH * (even + ROOT_2 * g1);
         to[2] = SIXTH * (even - ROOT_2 * g1);
         even = g0 + HALF * g2;
@@ -51,13 +66,19 @@ cdef extern from *:
         to[5] = g2;
     }
 
-    /* A^T m: 6 points to 4 outputs. */
-    INLINED void output_line(vec m0, vec m1, vec m2, vec m3, vec m4, vec m5, vec* to) {
-        vec even1 = m1 + m2, odd1 = m1 - m2, even2 = m3 + m4, odd2 = m3 - m4;
-        to[0] = m0 + (even1 + even2);
+    /* A^T m: P points, s vectors apart, to P - 2 outputs. */
+    INLINED void output_line(const int P, const vec* m, const int s, vec* to) {
+        vec even1 = m[s] + m[2 * s], odd1 = m[s] - m[2 * s];
+        if (P == 4) {
+            to[0] = m[0] + even1;
+            to[1] = odd1 + m[3 * s];
+            return;
+        }
+        vec even2 = m[3 * s] + m[4 * s], odd2 = m[3 * s] - m[4 * s];
+        to[0] = m[0] + (even1 + even2);
         to[1] = ROOT_2 * (odd1 + HALF * odd2);
         to[2] = TWO * even1 + HALF * even2;
-        to[3] = (m5 + TWO * ROOT_2 * odd1) + (HALF * ROOT_HALF) * odd2;
+        to[3] = (m[5 * s] + TWO * ROOT_2 * odd1) + (HALF * ROOT_HALF) * odd2;
     }
 
     /* A y: 4 outputs to 6 points. */
@@ -80,97 +101,131 @@ cdef extern from *:
         to[2] = q5 + THIRD * (even1 - even2);
     }
 
-    /* Rows of t, 6 points each, to lines of points `step` numbers apart. */
-    INLINED void input_lines(const vec* t, real* to, Py_ssize_t step) {
+    /* Rows of t, P points each, to lines of points `step` numbers apart. */
+    INLINED void input_lines(const int P, const vec* t, real* to, Py_ssize_t step) {
         vec r[6];
-        UNROLLED for (int i = 0; i < 6; i++) {
-            input_line(t[i], t[6 + i], t[12 + i], t[18 + i], t[24 + i], t[30 + i], r);
-            UNROLLED for (int j = 0; j < 6; j++) *(vec*) (to + (6 * i + j) * step) = r[j];
+        UNROLLED for (int i = 0; i < P; i++) {
+            input_line(P, t + i, P, r);
+            UNROLLED for (int j = 0; j < P; j++) *(vec*) (to + (P * i + j) * step) = r[j];
         }
     }
 
-    /* to = B^T d B of the 6x6 pixels at x, a vector of channels. */
-    static void input_tile(const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
+    INLINED void input_tile_of(const int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
+                               Py_ssize_t step) {
+        vec t[36], d[6];
+        UNROLLED for (int i = 0; i < P; i++)  /* what the next tile adds */
+            UNROLLED for (int j = 0; j < P - 2; j++) prefetch(x + i * line + (P + j) * pixel);
+        UNROLLED for (int j = 0; j < P; j++) {
+            UNROLLED for (int i = 0; i < P; i++) d[i] = AT(x + j * pixel + i * line);
+            input_line(P, d, 1, t + P * j);
+        }
+        input_lines(P, t, to, step);
+    }
+
+    /* to = B^T d B of the P x P pixels at x, a vector of channels. */
+    static void input_tile(int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
                            Py_ssize_t step) {
-        vec t[36];
-        UNROLLED for (int i = 0; i < 6; i++)  /* what the next tile adds */
-            UNROLLED for (int j = 0; j < 4; j++) prefetch(x + i * line + (6 + j) * pixel);
-        UNROLLED for (int j = 0; j < 6; j++) {
-            const real* p = x + j * pixel;
-            input_line(AT(p), AT(p + line), AT(p + 2 * line), AT(p + 3 * line), AT(p + 4 * line),
-                       AT(p + 5 * line), t + 6 * j);
-        }
-        input_lines(t, to, step);
+        if (P == 4) input_tile_of(4, x, line, pixel, to, step);
+        else input_tile_of(6, x, line, pixel, to, step);
     }
 
-    /* The same; zeros take the place of rows and columns that are not from `first` to `last` - 1.
-       Places are masked, not branched over: the same lines of arithmetic fuse the same products. */
-    static void input_tile_at_edge(
-            const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
+    INLINED void input_tile_at_edge_of(
+            const int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
             Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
             Py_ssize_t step) {
         static const vec zero;
         const size_t zeros = (size_t) &zero;
         size_t place[6], next[6], mask;
-        vec t[36];
-        UNROLLED for (int i = 0; i < 6; i++) {
+        vec t[36], d[6];
+        UNROLLED for (int i = 0; i < P; i++) {
             mask = -(size_t) (i >= first_row && i < last_row);
             place[i] = ((size_t) x + i * line * sizeof(real) - zeros) & mask;
             next[i] = pixel * sizeof(real) & mask;
         }
-        UNROLLED for (int j = 0; j < 6; j++) {
+        UNROLLED for (int j = 0; j < P; j++) {
             mask = -(size_t) (j >= first_column && j < last_column);
-            input_line(AT(zeros + (place[0] & mask)), AT(zeros + (place[1] & mask)),
-                       AT(zeros + (place[2] & mask)), AT(zeros + (place[3] & mask)),
-                       AT(zeros + (place[4] & mask)), AT(zeros + (place[5] & mask)), t + 6 * j);
-            UNROLLED for (int i = 0; i < 6; i++) place[i] += next[i];
+            UNROLLED for (int i = 0; i < P; i++) {
+                d[i] = AT(zeros + (place[i] & mask));
+                place[i] += next[i];
+            }
+            input_line(P, d, 1, t + P * j);
         }
-        input_lines(t, to, step);
+        input_lines(P, t, to, step);
     }
 
-    /* to = G w G^T of 3x3 taps of a vector of output channels. `ahead` is where a later call will
-       read, if not 0: lines come slowly from memory, 9 places at once. */
-    static void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
-                               Py_ssize_t step) {
+    /* The same; zeros take the place of rows and columns that are not from `first` to `last` - 1.
+       Places are masked, not branched over: the same lines of arithmetic fuse the same products. */
+    static void input_tile_at_edge(
+            int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
+            Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
+            Py_ssize_t step) {
+        if (P == 4)
+            input_tile_at_edge_of(4, x, line, pixel, first_row, last_row, first_column, last_column, to,
+                                  step);
+        else
+            input_tile_at_edge_of(6, x, line, pixel, first_row, last_row, first_column, last_column, to,
+                                  step);
+    }
+
+    INLINED void filter_tile_of(const int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                                Py_ssize_t step) {
         vec t[18], r[6];
         if (ahead)
             UNROLLED for (int i = 0; i < 9; i++) prefetch(w + i * tap + ahead);
         UNROLLED for (int j = 0; j < 3; j++) {
             const real* p = w + j * tap;
-            filter_line(AT(p), AT(p + 3 * tap), AT(p + 6 * tap), t + 6 * j);
+            filter_line(P, AT(p), AT(p + 3 * tap), AT(p + 6 * tap), t + P * j);
         }
-        UNROLLED for (int i = 0; i < 6; i++) {
-            filter_line(t[i], t[6 + i], t[12 + i], r);
-            UNROLLED for (int j = 0; j < 6; j++) *(vec*) (to + (6 * i + j) * step) = r[j];
+        UNROLLED for (int i = 0; i < P; i++) {
+            filter_line(P, t[i], t[P + i], t[2 * P + i], r);
+            UNROLLED for (int j = 0; j < P; j++) *(vec*) (to + (P * i + j) * step) = r[j];
         }
+    }
+
+    /* to = G w G^T of 3x3 taps of a vector of output channels. `ahead` is where a later call will
+       read, if not 0: lines come slowly from memory, 9 places at once. */
+    static void filter_tile_in(int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+                               Py_ssize_t step) {
+        if (P == 4) filter_tile_of(4, w, tap, ahead, to, step);
+        else filter_tile_of(6, w, tap, ahead, to, step);
+    }
+
+    INLINED void output_tile_of(
+            const int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
+            Py_ssize_t step, const real* b, int relu, real* y, Py_ssize_t line, Py_ssize_t pixel,
+            vec* check) {
+        const int T = P - 2;
+        vec t[24], out[16], d[6], *r, bias = AT(b), seen = *check;
+        int whole = rows == T && columns == T && lanes == VL;
+        UNROLLED for (int j = 0; j < P; j++) {
+            UNROLLED for (int i = 0; i < P; i++) d[i] = AT(m + (j + i * P) * step);
+            output_line(P, d, 1, t + T * j);
+        }
+        UNROLLED for (int i = 0; i < T; i++) {
+            r = out + T * i;
+            output_line(P, t + i, T, r);
+            seen = seen + 0 * (P == 4 ? r[0] + r[1] : (r[0] + r[1]) + (r[2] + r[3]));
+            UNROLLED for (int j = 0; j < T; j++) r[j] = r[j] + bias;
+            if (relu)
+                UNROLLED for (int j = 0; j < T; j++) r[j] = vec_relu(r[j]);
+            if (whole)
+                UNROLLED for (int j = 0; j < T; j++) *(vec*) (y + i * line + j * pixel) = r[j];
+        }
+        for (Py_ssize_t i = 0; i < (whole ? 0 : rows); i++)
+            for (Py_ssize_t j = 0; j < columns; j++)
+                memcpy(y + i * line + j * pixel, out + T * i + j, lanes * sizeof(real));
+        *check = seen;
     }
 
     /* y = A^T m A + b of rows x columns outputs; check becomes NaN where one is not finite. Parts of a
        tile are computed by the same lines as whole ones, so that they fuse the same products. */
-    static void output_tile(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
+    static void output_tile(int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
                             Py_ssize_t step, const real* b, int relu, real* y, Py_ssize_t line,
                             Py_ssize_t pixel, vec* check) {
-        vec t[24], out[16], *r, bias = AT(b), seen = *check;
-        int whole = rows == 4 && columns == 4 && lanes == VL;
-        UNROLLED for (int j = 0; j < 6; j++) {
-            const real* p = m + j * step;
-            output_line(AT(p), AT(p + 6 * step), AT(p + 12 * step), AT(p + 18 * step),
-                        AT(p + 24 * step), AT(p + 30 * step), t + 4 * j);
-        }
-        UNROLLED for (int i = 0; i < 4; i++) {
-            r = out + 4 * i;
-            output_line(t[i], t[4 + i], t[8 + i], t[12 + i], t[16 + i], t[20 + i], r);
-            seen = seen + 0 * ((r[0] + r[1]) + (r[2] + r[3]));
-            UNROLLED for (int j = 0; j < 4; j++) r[j] = r[j] + bias;
-            if (relu)
-                UNROLLED for (int j = 0; j < 4; j++) r[j] = vec_relu(r[j]);
-            if (whole)
-                UNROLLED for (int j = 0; j < 4; j++) *(vec*) (y + i * line + j * pixel) = r[j];
-        }
-        for (Py_ssize_t i = 0; i < (whole ? 0 : rows); i++)
-            for (Py_ssize_t j = 0; j < columns; j++)
-                memcpy(y + i * line + j * pixel, out + 4 * i + j, lanes * sizeof(real));
-        *check = seen;
+        if (P == 4)
+            output_tile_of(4, rows, columns, lanes, m, step, b, relu, y, line, pixel, check);
+        else
+            output_tile_of(6, rows, columns, lanes, m, step, b, relu, y, line, pixel, check);
     }
 
     /* to = A dy A^T of a vector of channels; db += the sum of the 4x4, if wanted. */
@@ -288,15 +343,15 @@ cdef extern from *:
     """
     const real HALF, TWO
     Py_ssize_t POINT_ROWS(Py_ssize_t nv) noexcept nogil
-    void input_tile(const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
+    void input_tile(int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
                     Py_ssize_t step) noexcept nogil
     void input_tile_at_edge(
-        const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row, Py_ssize_t last_row,
+        int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row, Py_ssize_t last_row,
         Py_ssize_t first_column, Py_ssize_t last_column, real* to, Py_ssize_t step) noexcept nogil
-    void filter_tile_in(const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
+    void filter_tile_in(int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
                         Py_ssize_t step) noexcept nogil
     void output_tile(
-        Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m, Py_ssize_t step,
+        int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m, Py_ssize_t step,
         const real* b, bint relu, real* y, Py_ssize_t line, Py_ssize_t pixel, vec* check) noexcept nogil
     void spread_tile(const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to, Py_ssize_t step,
                      real* db) noexcept nogil
@@ -317,23 +372,23 @@ cdef struct Ahead:  # what is needed after the products, and comes from memory m
 
 
 cdef Ahead pixels_under(
-    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t pixel, Py_ssize_t width, Py_ssize_t first,
-    Py_ssize_t end, Py_ssize_t across, Py_ssize_t tiles_image,
+    Py_ssize_t side, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t pixel, Py_ssize_t width,
+    Py_ssize_t first, Py_ssize_t end, Py_ssize_t across, Py_ssize_t tiles_image,
 ) noexcept nogil:
-    """The pixels that the tiles from `first` to `end` - 1 add to those before, in whole rows."""
+    """The pixels that the tiles, `side` high, from `first` to `end` - 1 add, in whole rows."""
     cdef Ahead ahead
-    cdef Py_ssize_t row = rows_before(first, across, tiles_image, H)
+    cdef Py_ssize_t row = rows_before(side, first, across, tiles_image, H)
     ahead.place = x + row * W * pixel
-    ahead.count = (rows_before(end, across, tiles_image, H) - row) * W
+    ahead.count = (rows_before(side, end, across, tiles_image, H) - row) * W
     ahead.step, ahead.width = pixel, width
     return ahead
 
 
-cdef inline Py_ssize_t rows_before(Py_ssize_t tile, Py_ssize_t across, Py_ssize_t tiles_image,
-                                   Py_ssize_t H) noexcept nogil:
+cdef inline Py_ssize_t rows_before(Py_ssize_t side, Py_ssize_t tile, Py_ssize_t across,
+                                   Py_ssize_t tiles_image, Py_ssize_t H) noexcept nogil:
     """Rows of all images above the first row of tiles that does not begin before `tile`."""
     return (tile // tiles_image * H
-            + min((tile % tiles_image + across - 1) // across * TILE, H))
+            + min((tile % tiles_image + across - 1) // across * side, H))
 
 
 cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -353,12 +408,12 @@ ctypedef void (*at_point)(
 
 
 cdef void at_all_points(
-    at_point multiply, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width, Py_ssize_t block,
-    bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length, Py_ssize_t step, const real* u,
+    at_point multiply, Py_ssize_t points, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width,
+    Py_ssize_t block, bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length, Py_ssize_t step, const real* u,
     Py_ssize_t u_step, Py_ssize_t u_rows, real* m, Py_ssize_t m_step, Py_ssize_t m_rows,
     const Ahead* ahead,
 ) noexcept nogil:
-    """The 36 products of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
+    """The products, at all points, of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
 
     u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
     `ahead` in two places: the transforms would wait for it.
@@ -366,9 +421,9 @@ cdef void at_all_points(
     cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
     cdef const real* from_u
     cdef real* to
-    for e in range(POINTS):
-        fetch_part(&ahead[0], e, POINTS)
-        fetch_part(&ahead[1], e, POINTS)
+    for e in range(points):
+        fetch_part(&ahead[0], e, points)
+        fetch_part(&ahead[1], e, points)
         k = 0
         while k < width:
             nv = (min(block, width - k) + VL - 1) // VL
@@ -391,29 +446,29 @@ cdef inline Py_ssize_t in_blocks(Py_ssize_t k, Py_ssize_t width, Py_ssize_t bloc
 
 
 cdef void input_tiles_at(
-    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, Py_ssize_t channels,
+    Py_ssize_t P, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, Py_ssize_t channels,
     Py_ssize_t row, Py_ssize_t column, real* patch, real* to, Py_ssize_t run_step, Py_ssize_t step,
 ) noexcept nogil:
     """The transform of the patch at a pixel, zeros outside the image, of all of some channels.
 
     RUN channels side by side, then `run_step` numbers on. Channels that end within a vector are copied
-    to `patch` first, [6, 6, whole vectors].
+    to `patch` first, [P, P, whole vectors].
     """
     cdef Py_ssize_t line = W * C, pixel = C, c = 0
-    cdef Py_ssize_t first_row = max(0, -row), last_row = min(PATCH, H - row)
-    cdef Py_ssize_t first_column = max(0, -column), last_column = min(PATCH, W - column)
+    cdef Py_ssize_t first_row = max(0, -row), last_row = min(P, H - row)
+    cdef Py_ssize_t first_column = max(0, -column), last_column = min(P, W - column)
     x += row * line + column * pixel
     if channels % VL:
         x -= row * line + column * pixel
         pixel = (channels + VL - 1) // VL * VL
-        pad_rows(x, H, W, C, patch, PATCH, pixel, row, column, PATCH, channels)
-        x, line = patch, PATCH * pixel
+        pad_rows(x, H, W, C, patch, P, pixel, row, column, P, channels)
+        x, line = patch, P * pixel
         first_row = first_column = 0
-        last_row = last_column = PATCH
+        last_row = last_column = P
     while c < channels:
-        if (first_row == first_column == 0) and last_row == last_column == PATCH:
-            input_tile(x + c, line, pixel, to + c // RUN * run_step + c % RUN, step)
+        if (first_row == first_column == 0) and last_row == last_column == P:
+            input_tile(P, x + c, line, pixel, to + c // RUN * run_step + c % RUN, step)
         else:
-            input_tile_at_edge(x + c, line, pixel, first_row, last_row, first_column, last_column,
-                               to + c // RUN * run_step + c % RUN, step)
+            input_tile_at_edge(P, x + c, line, pixel, first_row, last_row, first_column,
+                               last_column, to + c // RUN * run_step + c % RUN, step)
         c += VL
