@@ -29,6 +29,7 @@ class ConvPlan:
         groups: int, direct: bool = False,
     ) -> None: ...
     def share(self, shared: Workspaces) -> None: ...
+    def follow(self, watch: Watch, w: _Array | None = None) -> None: ...
     def algorithm(self, direction: str) -> str: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, num_threads: int
@@ -52,6 +53,7 @@ class ConvPoolPlan:
         groups: int, window: _Pair, pool_stride: _Pair, pool_pads: _Pads, direct: bool = False,
     ) -> None: ...
     def share(self, shared: Workspaces) -> None: ...
+    def follow(self, watch: Watch, w: _Array | None = None) -> None: ...
     def forward(
         self, x: _Array, w: _Array, b: _Array | None, relu: bool, y: _Array, indices: NDArray[int32],
         num_threads: int,
@@ -225,7 +227,7 @@ class Convolution(Operation):
     def __init__(
         self, plan: ConvPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
         dy: Buffer | None = None, dx: Buffer | None = None, dw: Buffer | None = None,
-        db: Buffer | None = None,
+        db: Buffer | None = None, r: Buffer | None = None,
     ) -> None: ...
 
 @final
@@ -278,7 +280,7 @@ class MaxPool(Operation):
 class FoldNormalization(Operation):
     def __init__(
         self, inputs: int, C: int, epsilon: float, w: Buffer, b: Buffer | None, gamma: Buffer,
-        beta: Buffer, mean: Buffer, var: Buffer, to_w: Buffer, to_b: Buffer,
+        beta: Buffer, mean: Buffer, var: Buffer, to_w: Buffer, to_b: Buffer, watch: Watch,
     ) -> None: ...
 
 @final

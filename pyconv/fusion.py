@@ -67,9 +67,7 @@ class Norm:
 class WeightedNorm(Norm):
     """A convolution or dense layer, then what `Norm` is, then perhaps a max pooling.
 
-    In prediction the normalization is folded into the weights, unless there is a residual, whose
-    addition is a pass of its own in any case. Folding takes less time than finding out whether the
-    weights, which anybody may write to, are still the same.
+    In prediction the normalization is folded into the weights, whenever these have changed.
 
     Parameters
     ----------
@@ -87,7 +85,7 @@ class WeightedNorm(Norm):
 
     def plan(self, program: Program, x: Value, residual: Value | None = None) -> Value:
         """One operation in prediction, as many as there are layers in training."""
-        if program.training or residual is not None:
+        if program.training or residual and not isinstance(self.layer, Conv2D):
             y = super().plan(program, self.layer.plan(program, x), residual)
             return self.pool.plan(program, y) if self.pool else y
         params = program.folded(self.layer.params, self.norm)
@@ -95,6 +93,9 @@ class WeightedNorm(Norm):
             return program.convolution_max_pool(
                 x, params, {}, bool(self.activation), **self.layer._options,
                 **_pool_options(self.pool))
+        if residual and isinstance(self.layer, Conv2D):
+            return program.convolution(
+                x, params, {}, bool(self.activation), **self.layer._options, residual=residual)
         return self.layer.plan_with(program, x, params, {}, bool(self.activation))
 
 

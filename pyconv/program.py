@@ -203,8 +203,12 @@ class Program:
     def convolution(
         self, x: Value, params: dict[str, Any], grads: dict[str, Array], relu: bool,
         stride: Any = 1, padding: Any = "valid", dilation: Any = 1, groups: int = 1,
+        residual: Value | None = None,
     ) -> Value:
-        """Convolution with the parameters "w" and perhaps "b", then ReLU if `relu`."""
+        """Convolution with the parameters "w" and perhaps "b", then ReLU if `relu`.
+
+        In prediction it may add `residual` before the ReLU.
+        """
         w, b = params["w"], params.get("b")
         problem = problem_of(cached_conv, "convolution", (x.shape, w.shape), stride, padding, dilation,
                              groups)
@@ -213,8 +217,8 @@ class Program:
             self.module.Convolution(
                 self._plan(problem, w), x.buffer, self.constant(w), self.constant(b), relu,
                 y.buffer, buffer_of(y.grad), buffer_of(x.grad), self.constant(grads.get("w")),
-                self.constant(grads.get("b"))),
-            forward=[x, y, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
+                self.constant(grads.get("b")), buffer_of(residual)),
+            forward=[x, y, residual, *_values(w, b)], backward=[x, y if relu else None, y.grad, x.grad])
         return y
 
     def transposed_convolution(

@@ -177,6 +177,16 @@ cdef class ConvPlan:
             self.to_y = self.plan_y()
         self.to_y.run(x, w, b, relu, y, num_threads, self.version())
 
+    cdef compute_sum(self, const real* x, const real* w, const real* b, const real* added, bint relu,
+                     real* y, int num_threads):
+        """y = x * w + b + added, which is like y, then ReLU if `relu`."""
+        if self.winograd_y and self.fast_y is None:
+            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
+        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads, self.version(), added):
+            return
+        self.compute_y(x, w, b, False, y, num_threads)
+        add_arrays(y, added, y, relu, self.y[0] * self.y[1] * self.y[2] * self.y[3], num_threads)
+
     cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads,
                     const real* b=NULL, bint relu=False):
         """dx; with `b` and ReLU, which a transposed convolution may have, added in the same pass."""

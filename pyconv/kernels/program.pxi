@@ -41,21 +41,28 @@ cdef class Operation:
 
 
 cdef class Convolution(Operation):
-    """y = x * w + b, perhaps with ReLU; `dx`, `db` and `b` may be None."""
+    """y = x * w + b, perhaps + r, perhaps with ReLU; all buffers but x, w and y may be None.
+
+    There is no way back through r.
+    """
     cdef ConvPlan plan
-    cdef Buffer x, w, b, y, dy, dx, dw, db
+    cdef Buffer x, w, b, y, dy, dx, dw, db, r
     cdef bint relu
     cdef Py_ssize_t count
 
     def __init__(self, ConvPlan plan, Buffer x, Buffer w, Buffer b, bint relu, Buffer y,
-                 Buffer dy=None, Buffer dx=None, Buffer dw=None, Buffer db=None):
+                 Buffer dy=None, Buffer dx=None, Buffer dw=None, Buffer db=None, Buffer r=None):
         self.plan, self.x, self.w, self.b, self.relu, self.y = plan, x, w, b, relu, y
-        self.dy, self.dx, self.dw, self.db = dy, dx, dw, db
+        self.dy, self.dx, self.dw, self.db, self.r = dy, dx, dw, db, r
         N, OH, OW, K = plan.y
         self.count = N * OH * OW * K
 
     cdef int forward(self, int num_threads) except -1:
-        self.plan.compute_y(at(self.x), at(self.w), at(self.b), self.relu, at(self.y), num_threads)
+        if self.r is None:
+            self.plan.compute_y(at(self.x), at(self.w), at(self.b), self.relu, at(self.y), num_threads)
+        else:
+            self.plan.compute_sum(at(self.x), at(self.w), at(self.b), at(self.r), self.relu, at(self.y),
+                                  num_threads)
         return 0
 
     cdef int backward(self, int num_threads) except -1:

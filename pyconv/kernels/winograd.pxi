@@ -136,10 +136,11 @@ cdef class Winograd:
             self.area += self.points * self.u_step
 
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads, Py_ssize_t version=0) except -1:
+                  int num_threads, Py_ssize_t version=0, const real* added=NULL) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly.
 
-        Calls of the same `version` have the same w, unless it is 0.
+        Calls of the same `version` have the same w, unless it is 0. `added`, like y, is added before
+        the ReLU if it is not NULL.
         """
         cdef Shares shares
         cdef Py_ssize_t turn, item
@@ -170,7 +171,8 @@ cdef class Winograd:
             for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                                num_threads=threads):
                 item = take_item(&shares, threadid())
-                self.run_item(x, w, u, v, bias, relu, y, scratch + threadid() * self.area, item)
+                self.run_item(x, w, u, v, bias, added, relu, y, scratch + threadid() * self.area,
+                              item)
                 item_ends()
         return not self.spoiled
 
@@ -274,7 +276,7 @@ cdef class Winograd:
             tile % self.across * self.side - self.left, patch, v, self.most * RUN, self.v_step)
 
     cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
-                       const real* b, bint relu, real* y, real* scratch,
+                       const real* b, const real* added, bint relu, real* y, real* scratch,
                        Py_ssize_t item) noexcept nogil:
         """One block of tiles for one chunk of channels."""
         cdef Py_ssize_t k_index = item % self.k_chunks
@@ -289,14 +291,16 @@ cdef class Winograd:
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
-        cdef Ahead[2] ahead
+        cdef Ahead[3] ahead
         x += group * self.C
         y += group * self.K
+        if added != NULL:
+            added += group * self.K
         w += group * (self.C if self.flipped else self.K)
         u += group * self.k_chunks * self.c_chunks * self.points * self.u_step
         v += group * self.v_size
         b += group * self.k_chunks * self.k_chunk
-        ahead[0].count = ahead[1].count = 0
+        ahead[0].count = ahead[1].count = ahead[2].count = 0
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
             ahead[0] = pixels_under(self.side, x, self.H, self.W, self.x_pixel, self.C, first + count,
                                     min(first + count + self.most, self.tiles), self.across,
@@ -305,6 +309,9 @@ cdef class Winograd:
             ahead[1] = pixels_under(self.side, y + k0, self.TH, self.TW, self.y_pixel,
                                     min(self.k_chunk, self.K - k0), first, first + count, self.across,
                                     self.tiles_image)
+            if added != NULL:
+                ahead[2] = ahead[1]
+                ahead[2].place = added + (ahead[1].place - y)
         for c_index in range(self.c_chunks):
             channels = min(self.c_chunk, self.C - c_index * self.c_chunk)
             if self.shared:
@@ -318,9 +325,9 @@ cdef class Winograd:
                 for i in range(count):
                     self.transform_input(x, first + i, c_index, patch, scratch + i * RUN)
             self.multiply(from_v, from_u, c_index == 0, m, count, channels, k0, ahead)
-            ahead[0].count = ahead[1].count = 0
+            ahead[0].count = ahead[1].count = ahead[2].count = 0
         for i in range(count):
-            self.transform_output(m, i, b, relu, y, first + i, k0, &check)
+            self.transform_output(m, i, b, added, relu, y, first + i, k0, &check)
         if any_nan(check):
             self.spoiled = True
 
@@ -335,17 +342,19 @@ cdef class Winograd:
             v, self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step,
             self.most, ahead)
 
-    cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, bint relu, real* y,
-                               Py_ssize_t tile, Py_ssize_t k0, vec* check) noexcept nogil:
+    cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, const real* added,
+                               bint relu, real* y, Py_ssize_t tile, Py_ssize_t k0,
+                               vec* check) noexcept nogil:
         """One tile of y, the block's i-th, for a chunk of channels."""
         cdef Py_ssize_t row = tile % self.tiles_image // self.across * self.side
         cdef Py_ssize_t column = tile % self.across * self.side
         cdef Py_ssize_t rows = min(self.side, self.TH - row), columns = min(self.side, self.TW - column)
         cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
-        y += tile // self.tiles_image * self.TH * line + row * line + column * self.y_pixel + k0
+        cdef Py_ssize_t place = (tile // self.tiles_image * self.TH * line + row * line
+                                 + column * self.y_pixel + k0)
         while k < width:
             output_tile(self.patch, rows, columns, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
-                        relu, y + k, line, self.y_pixel,
-                        check)
+                        NULL if added == NULL else added + place + k, relu, y + place + k, line,
+                        self.y_pixel, check)
             k += VL

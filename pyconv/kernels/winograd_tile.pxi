@@ -192,10 +192,10 @@ cdef extern from *:
 
     INLINED void output_tile_of(
             const int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
-            Py_ssize_t step, const real* b, int relu, real* y, Py_ssize_t line, Py_ssize_t pixel,
-            vec* check) {
+            Py_ssize_t step, const real* b, const real* added, int relu, real* y, Py_ssize_t line,
+            Py_ssize_t pixel, vec* check) {
         const int T = P - 2;
-        vec t[24], out[16], d[6], *r, bias = AT(b), seen = *check;
+        vec t[24], out[16], d[6], *r, bias = AT(b), seen = *check, other = {0};
         int whole = rows == T && columns == T && lanes == VL;
         UNROLLED for (int j = 0; j < P; j++) {
             UNROLLED for (int i = 0; i < P; i++) d[i] = AT(m + (j + i * P) * step);
@@ -206,6 +206,13 @@ cdef extern from *:
             output_line(P, t + i, T, r);
             seen = seen + 0 * (P == 4 ? r[0] + r[1] : (r[0] + r[1]) + (r[2] + r[3]));
             UNROLLED for (int j = 0; j < T; j++) r[j] = r[j] + bias;
+            if (added)
+                UNROLLED for (int j = 0; j < T; j++) {
+                    const real* p = added + i * line + j * pixel;
+                    if (whole) other = AT(p);
+                    else if (i < rows && j < columns) memcpy(&other, p, lanes * sizeof(real));
+                    r[j] = r[j] + other;
+                }
             if (relu)
                 UNROLLED for (int j = 0; j < T; j++) r[j] = vec_relu(r[j]);
             if (whole)
@@ -217,15 +224,16 @@ cdef extern from *:
         *check = seen;
     }
 
-    /* y = A^T m A + b of rows x columns outputs; check becomes NaN where one is not finite. Parts of a
-       tile are computed by the same lines as whole ones, so that they fuse the same products. */
+    /* y = A^T m A + b, + `added` if not NULL, of rows x columns outputs; check becomes NaN where one
+       before these sums is not finite. Parts of a tile are computed by the same lines as whole ones, so
+       that they fuse the same products. */
     static void output_tile(int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m,
-                            Py_ssize_t step, const real* b, int relu, real* y, Py_ssize_t line,
-                            Py_ssize_t pixel, vec* check) {
+                            Py_ssize_t step, const real* b, const real* added, int relu, real* y,
+                            Py_ssize_t line, Py_ssize_t pixel, vec* check) {
         if (P == 4)
-            output_tile_of(4, rows, columns, lanes, m, step, b, relu, y, line, pixel, check);
+            output_tile_of(4, rows, columns, lanes, m, step, b, added, relu, y, line, pixel, check);
         else
-            output_tile_of(6, rows, columns, lanes, m, step, b, relu, y, line, pixel, check);
+            output_tile_of(6, rows, columns, lanes, m, step, b, added, relu, y, line, pixel, check);
     }
 
     /* to = A dy A^T of a vector of channels; db += the sum of the 4x4, if wanted. */
@@ -352,7 +360,8 @@ cdef extern from *:
                         Py_ssize_t step) noexcept nogil
     void output_tile(
         int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m, Py_ssize_t step,
-        const real* b, bint relu, real* y, Py_ssize_t line, Py_ssize_t pixel, vec* check) noexcept nogil
+        const real* b, const real* added, bint relu, real* y, Py_ssize_t line, Py_ssize_t pixel,
+        vec* check) noexcept nogil
     void spread_tile(const real* dy, Py_ssize_t line, Py_ssize_t pixel, real* to, Py_ssize_t step,
                      real* db) noexcept nogil
     void taps_tile(const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead,
@@ -416,7 +425,7 @@ cdef void at_all_points(
     """The products, at all points, of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
 
     u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
-    `ahead` in two places: the transforms would wait for it.
+    `ahead` in three places: the transforms would wait for it.
     """
     cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
     cdef const real* from_u
@@ -424,6 +433,7 @@ cdef void at_all_points(
     for e in range(points):
         fetch_part(&ahead[0], e, points)
         fetch_part(&ahead[1], e, points)
+        fetch_part(&ahead[2], e, points)
         k = 0
         while k < width:
             nv = (min(block, width - k) + VL - 1) // VL
