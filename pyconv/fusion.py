@@ -85,7 +85,7 @@ class WeightedNorm(Norm):
 
     def plan(self, program: Program, x: Value, residual: Value | None = None) -> Value:
         """One operation in prediction, as many as there are layers in training."""
-        if program.training or residual and not isinstance(self.layer, Conv2D):
+        if program.training or (residual and not isinstance(self.layer, Conv2D)):
             y = super().plan(program, self.layer.plan(program, x), residual)
             return self.pool.plan(program, y) if self.pool else y
         params = program.folded(self.layer.params, self.norm)

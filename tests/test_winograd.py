@@ -1,4 +1,4 @@
-"""Winograd F(4x4, 3x3) against float64 sums, and against the direct algorithm where bits matter."""
+"""Winograd F(4x4, 3x3) and F(2x2, 3x3): against float64 sums, and the direct ones where bits matter."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,22 @@ SHAPES = [
     (5, 7, 130, 150, ((1, 0), (1, 2))),  # several chunks of both channels
     (8, 8, 350, 16, ((1, 1), (1, 1))),
 ]
+# One image of few tiles: y and dx take F(2x2, 3x3).
+FEW = [
+    (7, 7, 16, 16, ((1, 1), (1, 1))),
+    (8, 8, 33, 70, ((1, 1), (1, 1))),
+    (4, 13, 130, 150, ((1, 1), (1, 1))),
+    (9, 8, 20, 48, ((0, 1), (2, 0))),
+    (7, 8, 64, 128, ((2, 1), (1, 2))),
+]
 
 
 class Case:
     """One convolution with random arrays, run by the kernels of one instruction set."""
 
-    def __init__(self, H, W, C, K, pads, seed=0):
+    def __init__(self, H, W, C, K, pads, seed=0, least=LEAST):
         OH, OW = H + sum(pads[0]) - 2, W + sum(pads[1]) - 2
-        N = -(-LEAST // min(H * W, OH * OW))
+        N = -(-least // min(H * W, OH * OW))
         rng = np.random.default_rng(seed)
         self.pads = pads
         self.x, self.w, self.b, self.dy = (
@@ -73,9 +81,20 @@ def test_error_is_within_the_rule(shape, isa):
         assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("shape", FEW, ids=str)
+def test_few_tiles(shape, isa):
+    case = Case(*shape, least=1)
+    plan = case.plan(isa)
+    assert [plan.algorithm(d) for d in ("y", "dx")] == ["winograd"] * 2
+    for _ in range(2):  # the second time with the filters of the first
+        for got, want in zip(case.run(plan)[:2], case.reference(), strict=False):
+            assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
+
+
+@pytest.mark.parametrize("shape", SHAPES + FEW, ids=str)
 def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
-    case = Case(*shape)
+    case = Case(*shape, least=1 if shape in FEW else LEAST)
     wide = [isa for isa in KERNELS if isa != "baseline"] or KERNELS
     results = [case.run(case.plan(isa), threads) for isa in wide for threads in (1, 2, 3, 8)]
     for result in results[1:]:
@@ -118,9 +137,10 @@ def test_relu():
 @pytest.mark.parametrize("isa", KERNELS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
-def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
+@pytest.mark.parametrize("least", [LEAST, 1], ids=["many", "few"])
+def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa, least):
     for seed in range(6):
-        case = Case(9, 7, 17, 33, ((1, 1), (2, 0)), seed)
+        case = Case(9, 7, 17, 33, ((1, 1), (2, 0)), seed, least)
         array = getattr(case, name)
         array.flat[np.random.default_rng(seed).integers(array.size)] = value
         direct = case.run(case.plan(isa, direct=True))

@@ -15,10 +15,10 @@ cdef enum:
 cdef extern from *:
     """
     typedef uint32_t digits __attribute__((vector_size(VEC_BYTES), aligned(4), may_alias));
-    #define DIGEST 8            /* vectors: independent chains, which hide the multiplication's 10 cycles */
+    #define DIGEST 8  /* vectors: independent chains, which hide the multiplication's 10 cycles */
     #define DIGEST_BYTES ((Py_ssize_t) (DIGEST * VEC_BYTES))
-    /* Each lane runs through all numbers that fall on it. A step is a bijection of what comes in, so that
-       one change in a lane is always seen; several cancel once in 2^32. The multiplication carries
+    /* Each lane runs through all numbers that fall on it. A step is a bijection of what comes in, so
+       that one change in a lane is always seen; several cancel once in 2^32. The multiplication carries
        changes to higher bits, the rotation brings those back to the lower ones. */
     static void digest_of(const char* p, Py_ssize_t bytes, digits* digest) {
         digits d[DIGEST] = {{0}};
@@ -70,9 +70,11 @@ cdef class Watch:
         """Look at `array`, C-contiguous, too."""
         cdef Py_buffer view
         cdef Py_ssize_t start = 0
+        cdef Py_ssize_t more
         cdef Piece* pieces
         PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-        pieces = <Piece*> realloc(self.pieces, (self.count + view.len // PIECE_BYTES + 1) * sizeof(Piece))
+        more = view.len // PIECE_BYTES + 1
+        pieces = <Piece*> realloc(self.pieces, (self.count + more) * sizeof(Piece))
         if pieces != NULL:
             self.pieces = pieces
             while start < view.len:
@@ -82,7 +84,7 @@ cdef class Watch:
             self.bytes += view.len
         PyBuffer_Release(&view)
         if pieces == NULL:
-            raise MemoryError(f"{view.len // PIECE_BYTES + 1} pieces of an array")
+            raise MemoryError(f"{more} pieces of an array")
         self.arrays.append(array)
 
     def look(self, int num_threads):

@@ -107,7 +107,8 @@ cdef class Winograd:
         self.tiles = self.N * self.tiles_image
         self.block = 2 * VL if self.K > VL else VL
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
-        while small and self.side == TILE and self.most > 12 and self.tiles * self.y_pixel < ITEMS * self.most * most:
+        while (small and self.side == TILE and self.most > 12
+               and self.tiles * self.y_pixel < ITEMS * self.most * most):
             self.most = max(12, self.most - 12)
         self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most

@@ -119,10 +119,10 @@ cdef class WinogradFilter:
             tile += count
             next = min(tile + self.most, self.tiles)
             ahead[2].count = 0
-            ahead[0] = pixels_under(TILE, x + c0, self.H, self.W, self.C, channels, tile, next, self.across,
-                                    self.tiles_image)
-            ahead[1] = pixels_under(TILE, dy + k0, self.OH, self.OW, self.K, width, tile, next, self.across,
-                                    self.tiles_image)
+            ahead[0] = pixels_under(TILE, x + c0, self.H, self.W, self.C, channels, tile, next,
+                                    self.across, self.tiles_image)
+            ahead[1] = pixels_under(TILE, dy + k0, self.OH, self.OW, self.K, width, tile, next,
+                                    self.across, self.tiles_image)
             self.multiply(scratch, d, q, count, channels, width, first, ahead)
             first = False
         dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0

@@ -354,8 +354,9 @@ cdef extern from *:
     void input_tile(int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, real* to,
                     Py_ssize_t step) noexcept nogil
     void input_tile_at_edge(
-        int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row, Py_ssize_t last_row,
-        Py_ssize_t first_column, Py_ssize_t last_column, real* to, Py_ssize_t step) noexcept nogil
+        int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
+        Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
+        Py_ssize_t step) noexcept nogil
     void filter_tile_in(int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
                         Py_ssize_t step) noexcept nogil
     void output_tile(
@@ -418,11 +419,11 @@ ctypedef void (*at_point)(
 
 cdef void at_all_points(
     at_point multiply, Py_ssize_t points, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width,
-    Py_ssize_t block, bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length, Py_ssize_t step, const real* u,
-    Py_ssize_t u_step, Py_ssize_t u_rows, real* m, Py_ssize_t m_step, Py_ssize_t m_rows,
-    const Ahead* ahead,
+    Py_ssize_t block, bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length,
+    Py_ssize_t step, const real* u, Py_ssize_t u_step, Py_ssize_t u_rows, real* m,
+    Py_ssize_t m_step, Py_ssize_t m_rows, const Ahead* ahead,
 ) noexcept nogil:
-    """The products, at all points, of `count` rows of v, v_row apart, and `width` channels of u, in blocks.
+    """The products at all points: `count` rows of v, v_row apart, by `width` channels of u, in blocks.
 
     u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
     `ahead` in three places: the transforms would wait for it.
