@@ -60,13 +60,13 @@ class Builder:
 
 
 def model_of(file, size):
-    """The ONNX model for `size` images, serialized."""
-    h, w, c = file["x"].shape[2:]
+    """The ONNX model for the images of `images_of`, serialized."""
+    batch, h, w, c = file["x"].shape[1:]
     builder = Builder(file)
     y = builder.apply("x", json.loads(str(file["layers"])))
     graph = helper.make_graph(
         builder.nodes, "network",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, c, h, w])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [min(size, batch), c, h, w])],
         [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)], builder.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()
