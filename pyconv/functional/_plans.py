@@ -21,8 +21,8 @@ def set_algorithm(name: str) -> None:
     Parameters
     ----------
     name : {"auto", "direct"}
-        "auto" takes Winograd's algorithm where it is faster, for float32: F(4x4, 3x3) for 3x3
-        filters at stride 1 and 16 channels or more, and transforms along the rows alone for most
+        "auto" takes Winograd's algorithm where it is faster, for float32: F(4x4, 3x3), or
+        F(2x2, 3x3) for a few outputs, for 3x3 filters at stride 1 and 16 channels or more, and transforms along the rows alone for most
         others. Its error stays within 1e-4 of the output's rms. "direct" sums products in their
         order, everywhere.
     """
