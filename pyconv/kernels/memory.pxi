@@ -77,7 +77,21 @@ cdef extern from *:
         memcpy(to, from, bytes);
     #endif
     }
+    /* One vector, past the caches if `past`, which wants a whole line: see `streams_lines`. */
+    static inline __attribute__((always_inline)) void store_line(real* to, vec v, int past) {
+    #if defined(__AVX512F__)
+        if (past) _mm512_stream_si512((void*) to, (__m512i) v);
+        else
+    #endif
+        *(vec*) to = v;
+    }
+    /* Whether `store_line` can stream pixels of C numbers that start at `to`. */
+    static inline int streams_lines(const void* to, Py_ssize_t C) {
+        return VEC_BYTES == 64 && ((size_t) to | (size_t) C * sizeof(real)) % 64 == 0;
+    }
     """
+    void store_line(real* to, vec v, bint past) noexcept nogil
+    bint streams_lines(const void* to, Py_ssize_t C) noexcept nogil
     void stream(void* to, const void* source, Py_ssize_t bytes) noexcept nogil
 
 cdef enum:

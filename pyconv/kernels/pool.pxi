@@ -10,7 +10,8 @@ cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeom
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
     Py_ssize_t padded_h, padded_w  # image and padding together; to count elements
     bint include_pad
-    bint streams    # too large for the caches: rows are fetched ahead, and results stream past
+    bint streams    # too large for the caches: rows are fetched ahead, and results stream past,
+    bint direct     # from the registers, if they are whole lines; else from a row in the workspace
 
 
 cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilation, tuple pads,
@@ -24,7 +25,7 @@ cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilati
     (g.top, bottom), (g.left, right) = pads
     g.padded_h, g.padded_w = g.H + g.top + bottom, g.W + g.left + right
     g.include_pad = include_pad
-    g.streams = False
+    g.streams = g.direct = False
     return g
 
 

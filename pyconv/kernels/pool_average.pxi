@@ -20,7 +20,7 @@ cdef inline vec over(vec a, Py_ssize_t count) noexcept nogil:
 
 cdef inline inlined average_tile(
     const Py_ssize_t nv, const real* x, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t down,
-    Py_ssize_t right, Py_ssize_t count, real* y,
+    Py_ssize_t right, Py_ssize_t count, bint past, real* y,
 ) noexcept nogil:
     """`nv` vectors of one window's average; x is its first pixel inside the image."""
     cdef vec[2] total, column
@@ -36,21 +36,21 @@ cdef inline inlined average_tile(
         for i in range(nv):
             total[i] = column[i] if w == 0 else total[i] + column[i]
     for i in range(nv):
-        (<vec*> (y + i * VL))[0] = over(total[i], count)
+        store_line(y + i * VL, over(total[i], count), past)
 
 
 cdef inline inlined average_tiles(
     const real* x, Py_ssize_t C, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t down,
-    Py_ssize_t right, Py_ssize_t count, real* y,
+    Py_ssize_t right, Py_ssize_t count, bint past, real* y,
 ) noexcept nogil:
     """One window, all channels; the last vector ends with C, over lanes that are there already."""
     cdef Py_ssize_t c = 0
     while c + 2 * VL <= C:
-        average_tile(2, x + c, rows, columns, down, right, count, y + c)
+        average_tile(2, x + c, rows, columns, down, right, count, past, y + c)
         c += 2 * VL
     while c < C:
         c = min(c, C - VL)
-        average_tile(1, x + c, rows, columns, down, right, count, y + c)
+        average_tile(1, x + c, rows, columns, down, right, count, past, y + c)
         c += VL
 
 
@@ -75,10 +75,11 @@ cdef void average_row(const Window* g, const real* x, real* y, Py_ssize_t item,
     cdef real* y_row = <real*> (total + (line + 2 * VL) // VL)
     cdef real* to
     cdef vec v
+    cdef bint copies = g.streams and not g.direct
     x += (item // g.OH * g.H + rows.start) * line
     y += item * g.OW * g.C
     if in_one_pass(g):
-        to = y_row if g.streams else y
+        to = y_row if copies else y
         for ow in range(g.OW):
             columns = columns_of(g, ow)
             if g.streams:
@@ -86,14 +87,16 @@ cdef void average_row(const Window* g, const real* x, real* y, Py_ssize_t item,
                       g.stride_w * g.C)
             count = counted * columns_counted(g, ow)
             if rows.count == 2 and columns.count == 2:  # constants: no loops
-                average_tiles(x + columns.start * g.C, g.C, 2, 2, down, right, count, to)
+                average_tiles(x + columns.start * g.C, g.C, 2, 2, down, right, count,
+                              g.direct, to)
             elif rows.count == 3 and columns.count == 3:
-                average_tiles(x + columns.start * g.C, g.C, 3, 3, down, right, count, to)
+                average_tiles(x + columns.start * g.C, g.C, 3, 3, down, right, count,
+                              g.direct, to)
             else:
                 average_tiles(x + columns.start * g.C, g.C, rows.count, columns.count, down, right,
-                              count, to)
+                              count, g.direct, to)
             to += g.C
-        if g.streams:
+        if copies:
             stream(y, y_row, g.OW * g.C * sizeof(real))
         return
     for h in range(rows.count):
@@ -123,6 +126,13 @@ cdef inline void average_along(const Window* g, const real* total, Py_ssize_t ow
         (<vec*> (y_row + ow * g.C + c * VL))[0] = over(s, count)
 
 
+cdef void average_rows(const Window* g, const real* x, real* y, Py_ssize_t row, Py_ssize_t end,
+                       char* scratch) noexcept nogil:
+    while row < end:
+        average_row(g, x, y, row, scratch)
+        row += 1
+
+
 def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel, tuple stride,
                  tuple dilation, tuple pads, bint include_pad, Workspace scratch, int num_threads):
     """Fill y."""
@@ -135,16 +145,18 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
 cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_threads):
     """Fill y, which is not empty."""
     cdef Shares shares
-    cdef Py_ssize_t turn, item, items = g.N * g.OH
+    cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
+    cdef Py_ssize_t items = (rows + group - 1) // group
     cdef Py_ssize_t size = sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
-    cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
+    cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     g.streams = is_large(&g, 1)
+    g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C)
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
-                       nogil=True):
+    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
-        average_row(&g, x, y, item, memory + threadid() * size)
+        average_rows(&g, x, y, item * group, min(rows, (item + 1) * group),
+                     memory + threadid() * size)
 
 
 # ----------------------------------------------------------------------------------------- backward
@@ -228,15 +240,17 @@ cdef void average_back(const AverageBack* s, const real* dy, real* dx, Py_ssize_
         over = s.rows + h
         before = over - 1
         if h == h0 or over.first != before.first or over.count != before.count:
-            if over.count == 0:
+            source = shares + (over.first - windows.start) * s.line
+            if over.count > 1:
+                add_rows(source, over.count, over.step * s.line, g.OW * g.C, sums)
+                source = sums
+            elif over.count == 0:
                 memset(row, 0, line * sizeof(real))
-            else:
-                source = shares + (over.first - windows.start) * s.line
-                if over.count > 1:
-                    add_rows(source, over.count, over.step * s.line, g.OW * g.C, sums)
-                    source = sums
-                spread(s.columns, source, g.W, g.C, row)
-        if g.streams:
+            if over.count > 0 and not g.direct:
+                spread(s.columns, source, g.W, g.C, False, row)
+        if g.direct and over.count > 0:
+            spread(s.columns, source, g.W, g.C, True, dx)
+        elif g.streams:
             stream(dx, row, line * sizeof(real))
         else:
             memcpy(dx, row, line * sizeof(real))
@@ -256,30 +270,42 @@ cdef void add_rows(const real* rows, Py_ssize_t count, Py_ssize_t step, Py_ssize
         i += VL
 
 
-cdef void spread(const Cover* columns, const real* sums, Py_ssize_t W, Py_ssize_t C,
+cdef inline inlined spread_pixel(const Py_ssize_t nv, const Cover* column, const real* sums,
+                                 Py_ssize_t C, bint past, real* to) noexcept nogil:
+    """`nv` vectors of a pixel of dx: the sum over the windows that cover it."""
+    cdef const real* at = sums + column.first * C
+    cdef vec[2] v
+    cdef Py_ssize_t i, j
+    for i in range(nv):
+        v[i] = (<const vec*> (at + i * VL))[0] if column.count > 0 else vec_set(0)
+    for j in range(1, column.count):
+        at += column.step * C
+        for i in range(nv):
+            v[i] = v[i] + (<const vec*> (at + i * VL))[0]
+    for i in range(nv):
+        store_line(to + i * VL, v[i], past)
+
+
+cdef void spread(const Cover* columns, const real* sums, Py_ssize_t W, Py_ssize_t C, bint past,
                  real* to) noexcept nogil:
     """A row of dx. Lanes behind C are overwritten by the next pixel."""
-    cdef Py_ssize_t w, c, j, step
-    cdef const real* at
-    cdef vec v
+    cdef Py_ssize_t w, c
     for w in range(W):
-        at, step, c = sums + columns[w].first * C, columns[w].step * C, 0
-        if columns[w].count == 1:
-            while c < C:
-                (<vec*> (to + c))[0] = (<const vec*> (at + c))[0]
-                c += VL
-        elif columns[w].count == 0:
-            while c < C:
-                (<vec*> (to + c))[0] = vec_set(0)
-                c += VL
-        else:
-            while c < C:
-                v = (<const vec*> (at + c))[0] + (<const vec*> (at + step + c))[0]
-                for j in range(2, columns[w].count):
-                    v = v + (<const vec*> (at + j * step + c))[0]
-                (<vec*> (to + c))[0] = v
-                c += VL
+        c = 0
+        while c + 2 * VL <= C:
+            spread_pixel(2, columns + w, sums + c, C, past, to + c)
+            c += 2 * VL
+        while c < C:
+            spread_pixel(1, columns + w, sums + c, C, past, to + c)
+            c += VL
         to += C
+
+
+cdef void average_back_bands(const AverageBack* s, const real* dy, real* dx, Py_ssize_t band,
+                             Py_ssize_t end, real* shares) noexcept nogil:
+    while band < end:
+        average_back(s, dy, dx, band, shares)
+        band += 1
 
 
 def average_pool_backward(const real[:, :, :, ::1] dy, real[:, :, :, ::1] dx, tuple kernel,
@@ -297,7 +323,8 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     cdef AverageBack s
     cdef Window* g = &s.g
     cdef Shares shares
-    cdef Py_ssize_t turn, item, items, size, line, table, i, count
+    cdef Py_ssize_t turn, item, items, bands, group, size, line, table, i, ow, count
+    cdef real inverse
     cdef int threads
     cdef real* memory
     cdef real* work
@@ -310,6 +337,7 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     # Windows that reach a band: no more than start in it, and before it by less than they span.
     s.windows = min(g.OH, (s.band + (g.KH - 1) * g.dilation_h) // g.stride_h + 1)
     s.line, g.streams = line, is_large(g, 1)
+    g.direct = g.streams and streams_lines(dx, g.C)
     size = ((s.windows + 1) * line + g.W * g.C + 2 * VL + 31) // 16 * 16
     memory = scratch.take(2 * line + table + threads * size)
     s.counts, s.inverses = <vec*> memory, <vec*> (memory + line)
@@ -319,13 +347,17 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     cover(s.rows, g.OH, g.stride_h, g.top, g.dilation_h, g.KH, g.H)
     cover(s.columns, g.OW, g.stride_w, g.left, g.dilation_w, g.KW, g.W)
     s.exact = True
-    for i in range(line):
-        count = columns_counted(g, i // g.C) if i < g.OW * g.C else 1
-        memory[i], memory[line + i] = count, 1 / <real> count
+    for ow in range(g.OW + 1):
+        count = columns_counted(g, ow) if ow < g.OW else 1  # and behind the row
         s.exact = s.exact and power_of_2(count)
-    items = g.N * ((g.H + g.top + s.band - 1) // s.band)
+        inverse = 1 / <real> count
+        for i in range(ow * g.C, (ow + 1) * g.C if ow < g.OW else line):
+            memory[i], memory[line + i] = count, inverse
+    bands = g.N * ((g.H + g.top + s.band - 1) // s.band)
+    group = handful(bands)
+    items = (bands + group - 1) // group
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
-                       nogil=True):
+    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
-        average_back(&s, dy, dx, item, work + threadid() * size)
+        average_back_bands(&s, dy, dx, item * group, min(bands, (item + 1) * group),
+                           work + threadid() * size)

@@ -47,7 +47,7 @@ cdef extern from *:
 cdef inline inlined max_tile(
     const Py_ssize_t nv, const bint careful, const bint places, const real* x, Py_ssize_t rows,
     Py_ssize_t columns, Py_ssize_t down, Py_ssize_t right, Py_ssize_t place, Py_ssize_t place_down,
-    Py_ssize_t place_right, real* y, int32_t* indices, vec* poison,
+    Py_ssize_t place_right, bint past, real* y, int32_t* indices, vec* poison,
 ) noexcept nogil:
     """`nv` vectors of one window's maximum; x is its first pixel inside the image, at `place`."""
     cdef vec[4] best, bad
@@ -72,27 +72,29 @@ cdef inline inlined max_tile(
                     take_greater(v, here, &best[i], &where[i])
                     bad[i] = bad[i] + v * vec_set(0)
     for i in range(nv):
-        (<vec*> (y + i * VL))[0] = best[i]
+        store_line(y + i * VL, best[i], past)
         poison[0] = poison[0] + bad[i]
-        if places:
+        if places and past and sizeof(real) == sizeof(int32_t):
+            store_line(<real*> indices + i * VL, <vec> where[i], past)
+        elif places:
             store_int32(indices + i * VL, where[i])
 
 
 cdef inline inlined max_tiles(
     const bint careful, const bint places, const real* x, Py_ssize_t C, Py_ssize_t rows,
     Py_ssize_t columns, Py_ssize_t down, Py_ssize_t right, Py_ssize_t place, Py_ssize_t place_down,
-    Py_ssize_t place_right, real* y, int32_t* indices, vec* poison,
+    Py_ssize_t place_right, bint past, real* y, int32_t* indices, vec* poison,
 ) noexcept nogil:
     """One window, all channels; the last vector ends with C, over lanes that are there already."""
     cdef Py_ssize_t c = 0
     while c + 2 * VL <= C:
         max_tile(2, careful, places, x + c, rows, columns, down, right, place, place_down,
-                 place_right, y + c, indices + c, poison)
+                 place_right, past, y + c, indices + c, poison)
         c += 2 * VL
     while c < C:
         c = min(c, C - VL)
         max_tile(1, careful, places, x + c, rows, columns, down, right, place, place_down,
-                 place_right, y + c, indices + c, poison)
+                 place_right, past, y + c, indices + c, poison)
         c += VL
 
 
@@ -111,13 +113,13 @@ cdef inline inlined max_windows(const bint careful, const bint places, const Win
             fetch(ahead + ow * g.stride_w * g.C, min(g.stride_h, 3), g.W * g.C, g.stride_w * g.C)
         if not careful and rows.count == 2 and columns.count == 2:  # constants: no loops
             max_tiles(careful, places, x + place * g.C, g.C, 2, 2, down * g.C, right * g.C, place,
-                      down, right, y, indices, &bad)
+                      down, right, g.direct, y, indices, &bad)
         elif not careful and rows.count == 3 and columns.count == 3:
             max_tiles(careful, places, x + place * g.C, g.C, 3, 3, down * g.C, right * g.C, place,
-                      down, right, y, indices, &bad)
+                      down, right, g.direct, y, indices, &bad)
         else:
             max_tiles(careful, places, x + place * g.C, g.C, rows.count, columns.count, down * g.C,
-                      right * g.C, place, down, right, y, indices, &bad)
+                      right * g.C, place, down, right, g.direct, y, indices, &bad)
         y += g.C
         if places:
             indices += g.C
@@ -249,12 +251,13 @@ cdef void max_image_row(const Window* g, const real* x, real* y, int32_t* indice
     cdef Py_ssize_t line = g.OW * g.C, row = item * line
     cdef real* y_row = y + row
     cdef int32_t* places = NULL if indices == NULL else indices + row
-    if g.streams:
+    cdef bint copies = g.streams and not g.direct
+    if copies:
         y_row = <real*> (scratch + max_scratch(g))
         if indices != NULL:
             places = <int32_t*> (y_row + line)
     max_row(g, x + item // g.OH * g.H * g.W * g.C, y_row, places, item % g.OH, scratch)
-    if g.streams:
+    if copies:
         stream(y + row, y_row, line * sizeof(real))
         if indices != NULL:
             stream(indices + row, places, line * sizeof(int32_t))
@@ -288,6 +291,13 @@ cdef inline inlined max_along(const bint careful, const Window* g, const real* b
     poison[0] = poison[0] + bad
 
 
+cdef void max_rows(const Window* g, const real* x, real* y, int32_t* indices, Py_ssize_t row,
+                   Py_ssize_t end, char* scratch) noexcept nogil:
+    while row < end:
+        max_image_row(g, x, y, indices, row, scratch)
+        row += 1
+
+
 def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, ::1] indices,
              tuple kernel, tuple stride, tuple dilation, tuple pads, Workspace scratch,
              int num_threads):
@@ -304,15 +314,18 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
 cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scratch, int num_threads):
     """Fill y, which is not empty, and `indices` unless that is NULL."""
     cdef Shares shares
-    cdef Py_ssize_t turn, item, items = g.N * g.OH
+    cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
+    cdef Py_ssize_t items = (rows + group - 1) // group
     cdef Py_ssize_t size = max_scratch(&g) + g.OW * g.C * 2 * <Py_ssize_t> sizeof(real)
-    cdef int threads = num_threads if items * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
+    cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory
     size = (size + 63) // 64 * 64
     g.streams = is_large(&g, 1 if indices == NULL else 2)
+    g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C) and (
+        indices == NULL or streams_lines(indices, g.C))
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
-                       nogil=True):
+    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
-        max_image_row(&g, x, y, indices, item, memory + threadid() * size)
+        max_rows(&g, x, y, indices, item * group, min(rows, (item + 1) * group),
+                 memory + threadid() * size)

@@ -39,7 +39,7 @@ cdef struct Back:  # one problem of going back
     Py_ssize_t tile_h, tile_w   # the pixels of each output, if windows tile the image
     Py_ssize_t above, below, left, right  # how far a winner may lie outside its tile
     int tile                    # which `usual_tile` this is
-    bint streams                # as in `Window`
+    bint streams, direct        # as in `Window`
     Py_ssize_t band, bands      # rows of dx that are scattered together
     int32_t lowest              # that an index may be: -1 if ReLU cut winners off, else 0
     int32_t* reach              # the least and the greatest place of each row of outputs
@@ -69,7 +69,7 @@ cdef inline inlined gather_tile(
     const Py_ssize_t tile_h, const Py_ssize_t tile_w, const Py_ssize_t above,
     const Py_ssize_t below, const Py_ssize_t left, const Py_ssize_t right, const real* dy,
     const int32_t* indices, Py_ssize_t dy_line, Py_ssize_t C, Py_ssize_t W, Py_ssize_t place,
-    ivec fresh, real* dx, Py_ssize_t dx_line, ivec* won,
+    ivec fresh, bint past, real* dx, Py_ssize_t dx_line, ivec* won,
 ) noexcept nogil:
     """A tile of dx, its first pixel at `place`: each the sum of those outputs near it that it won.
 
@@ -95,7 +95,7 @@ cdef inline inlined gather_tile(
                         add_won(d, p, ivec_set(place + h * W + w), &v[h * tile_w + w], &seen)
         for h in range(tile_h):
             for w in range(tile_w):
-                (<vec*> (dx + h * dx_line + w * C + c))[0] = v[h * tile_w + w]
+                store_line(dx + h * dx_line + w * C + c, v[h * tile_w + w], past)
         c += VL
     won[0] = won[0] + (seen & fresh)
 
@@ -146,11 +146,15 @@ cdef Py_ssize_t gather_back(const Back* g, Py_ssize_t item, real* scratch) noexc
     cdef const real* dy = b.dy + item * line
     cdef const int32_t* indices = b.indices + item * line
     cdef real* dx = b.dx + (item // b.OH * b.H + h0) * dx_line
-    cdef real* rows = scratch if b.streams else dx
+    cdef bint copies = b.streams and not b.direct
+    cdef real* rows = scratch if copies else dx
     cdef real* to
     cdef ivec won = ivec_set(0), fresh = ~lanes_before((VL - C % VL) % VL)
-    for i in range(line):
-        missing += indices[i] != b.lowest or b.lowest == 0
+    if b.lowest == 0:
+        missing = line
+    else:
+        for i in range(line):
+            missing += indices[i] >= 0
     for ow in range(b.OW):
         w0 = ow * b.tile_w
         w1 = b.W if ow == b.OW - 1 else min(w0 + b.tile_w, b.W)
@@ -166,18 +170,31 @@ cdef Py_ssize_t gather_back(const Back* g, Py_ssize_t item, real* scratch) noexc
                         2 if ow < b.OW - 1 and w - w0 >= b.tile_w - b.left else 1,
                         line, C, h * b.W + w, fresh, rows + (h - h0) * dx_line + w * C, &won)
         elif b.tile == 1:  # constants: no loops
-            gather_tile(2, 2, 0, 0, 0, 0, dy, indices, line, C, b.W, w, fresh, to, dx_line, &won)
+            gather_tile(2, 2, 0, 0, 0, 0, dy, indices, line, C, b.W, w, fresh, b.direct, to,
+                        dx_line, &won)
         elif b.tile == 2:
-            gather_tile(2, 2, 0, 1, 0, 1, dy, indices, line, C, b.W, w, fresh, to, dx_line, &won)
+            gather_tile(2, 2, 0, 1, 0, 1, dy, indices, line, C, b.W, w, fresh, b.direct, to,
+                        dx_line, &won)
         elif b.tile == 3:
-            gather_tile(2, 2, 1, 0, 1, 0, dy, indices, line, C, b.W, w, fresh, to, dx_line, &won)
+            gather_tile(2, 2, 1, 0, 1, 0, dy, indices, line, C, b.W, w, fresh, b.direct, to,
+                        dx_line, &won)
         else:
-            gather_tile(1, 1, 1, 1, 1, 1, dy, indices, line, C, b.W, w, fresh, to, dx_line, &won)
+            gather_tile(1, 1, 1, 1, 1, 1, dy, indices, line, C, b.W, w, fresh, b.direct, to,
+                        dx_line, &won)
         dy, indices = dy + C, indices + C
-    if b.streams:
+    if copies:
         stream(dx, rows, (h1 - h0) * dx_line * sizeof(real))
     for i in range(VL):
         missing += (<whole*> &won)[i]
+    return missing
+
+
+cdef Py_ssize_t gather_rows(const Back* b, Py_ssize_t row, Py_ssize_t end,
+                            real* scratch) noexcept nogil:
+    cdef Py_ssize_t missing = 0
+    while row < end:
+        missing += gather_back(b, row, scratch)
+        row += 1
     return missing
 
 
@@ -249,20 +266,22 @@ cdef bint max_pool_back(const real* dy, const int32_t* indices, real* dx, Py_ssi
 
 cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
     cdef Shares shares
+    cdef Py_ssize_t rows = b.N * b.OH, group = handful(rows), items = (rows + group - 1) // group
     cdef Py_ssize_t turn, item, missing = 0, size = 0
     cdef real* scratch = NULL
     cdef Py_ssize_t bytes = (b.H * b.W + 2 * b.OH * b.OW) * b.N * b.C * <Py_ssize_t> sizeof(real)
     b.tile, b.streams = usual_tile(b), bytes > STREAM_BYTES
-    if b.streams:
+    b.direct = b.streams and streams_lines(b.dx, b.C)
+    if b.streams and not b.direct:
         size = (max(b.tile_h, b.H - (b.OH - 1) * b.tile_h) * b.W * b.C + 15) // 16 * 16
         scratch = <real*> malloc(threads * size * sizeof(real))
         if scratch == NULL:
             raise MemoryError()
-    share_out(&shares, b.N * b.OH, threads)
-    for turn in prange(b.N * b.OH, schedule="dynamic", chunksize=handful(b.N * b.OH),
-                       num_threads=threads, nogil=True):
+    share_out(&shares, items, threads)
+    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
-        missing += gather_back(b, item, scratch + threadid() * size)
+        missing += gather_rows(b, item * group, min(rows, (item + 1) * group),
+                               scratch + threadid() * size)
     free(scratch)
     return missing
 
