@@ -139,3 +139,16 @@ def test_one_optimizer_for_two_models():
     with pytest.raises(ValueError, match="updated 3 parameters of float64, and now gets 4"):
         adam.apply(np.zeros(4), np.ones(4))
     assert adam.iterations == 1
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam()], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_moment_without_gradients_becomes_zero_and_never_subnormal(optimizer, dtype):
+    optimizer = type(optimizer)(**optimizer.get_config())
+    params, grads = np.ones(40, dtype), np.full(40, 0.5, dtype)
+    for _ in range(8000):
+        optimizer.apply(params, grads)
+        grads[:] = 0
+        moment = optimizer.slots["velocity" if "velocity" in optimizer.slots else "m"]
+        assert not ((moment != 0) & (abs(moment) < np.finfo(dtype).tiny)).any()
+    assert (moment == 0).all()
