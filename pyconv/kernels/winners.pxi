@@ -25,17 +25,32 @@ cdef struct Winner:
     real value          # its dy
 
 
+cdef extern from *:
+    """
+    /* The first 8 of a vector's numbers; what is not read crosses no line of the cache. */
+    static inline __attribute__((always_inline)) vec load_eight(const real* p) {
+    #if defined(__AVX512F__)
+        if (sizeof(real) == 4) return (vec) _mm512_zextps256_ps512(_mm256_loadu_ps((const float*) p));
+    #endif
+        return *(const vec*) p;
+    }
+    """
+    vec load_eight(const real* p) noexcept nogil
+
+
 cdef inline inlined winners_tile(
-    const Py_ssize_t ways, const Py_ssize_t rows, const Py_ssize_t nv, const Winner* winners,
-    Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
+    const Py_ssize_t ways, const Py_ssize_t rows, const Py_ssize_t nv, const bint short,
+    const Winner* winners, Py_ssize_t count, const real* x, Py_ssize_t line, real* dw,
+    Py_ssize_t dw_row, real* db,
 ) noexcept nogil:
     """dw[r] += sum over winners of their value * x[at + r * line], in registers; db += their values.
 
-    `ways` winners have sums of their own, since an addition takes four cycles.
+    `ways` winners have sums of their own, since an addition takes four cycles. Of `short` runs, 8
+    numbers at most are looked at.
     """
     cdef vec[2 * WINNER_ROWS] acc
     cdef real[4] total
-    cdef vec a
+    cdef vec a, b
     cdef const real* p
     cdef Py_ssize_t u, r, v, i = 0
     for u in range(ways):
@@ -48,15 +63,16 @@ cdef inline inlined winners_tile(
             a, p = vec_set(winners[i + u].value), x + winners[i + u].at
             for r in range(rows):
                 for v in range(nv):
-                    acc[(u * rows + r) * nv + v] = (
-                        acc[(u * rows + r) * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a)
+                    b = load_eight(p + r * line) if short else (<const vec*> (p + r * line + v * VL))[0]
+                    acc[(u * rows + r) * nv + v] = acc[(u * rows + r) * nv + v] + b * a
         i += ways
     while i < count:
         total[0] += winners[i].value
         a, p = vec_set(winners[i].value), x + winners[i].at
         for r in range(rows):
             for v in range(nv):
-                acc[r * nv + v] = acc[r * nv + v] + (<const vec*> (p + r * line + v * VL))[0] * a
+                b = load_eight(p + r * line) if short else (<const vec*> (p + r * line + v * VL))[0]
+                acc[r * nv + v] = acc[r * nv + v] + b * a
         i += 1
     for u in range(1, ways):
         total[0] += total[u]
@@ -70,52 +86,65 @@ cdef inline inlined winners_tile(
 
 
 cdef void winners_tile_of(
-    Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, const Winner* winners, Py_ssize_t count,
-    const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
+    Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, bint short, const Winner* list,
+    Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
 ) noexcept nogil:
     """`winners_tile` of 1 to 6 rows, and 1 or 2 vectors of as many units or fewer.
 
     Rows and units alone choose the number of ways, that is the order of the sums.
     """
-    if units == 1:
+    if units == 1 and short:
         if rows == 6:
-            winners_tile(2, 6, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 6, 1, True, list, count, x, line, dw, dw_row, db)
         elif rows == 5:
-            winners_tile(2, 5, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 5, 1, True, list, count, x, line, dw, dw_row, db)
         elif rows == 4:
-            winners_tile(2, 4, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 4, 1, True, list, count, x, line, dw, dw_row, db)
         elif rows == 3:
-            winners_tile(4, 3, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(4, 3, 1, True, list, count, x, line, dw, dw_row, db)
         elif rows == 2:
-            winners_tile(4, 2, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(4, 2, 1, True, list, count, x, line, dw, dw_row, db)
         else:
-            winners_tile(4, 1, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(4, 1, 1, True, list, count, x, line, dw, dw_row, db)
+    elif units == 1:
+        if rows == 6:
+            winners_tile(2, 6, 1, False, list, count, x, line, dw, dw_row, db)
+        elif rows == 5:
+            winners_tile(2, 5, 1, False, list, count, x, line, dw, dw_row, db)
+        elif rows == 4:
+            winners_tile(2, 4, 1, False, list, count, x, line, dw, dw_row, db)
+        elif rows == 3:
+            winners_tile(4, 3, 1, False, list, count, x, line, dw, dw_row, db)
+        elif rows == 2:
+            winners_tile(4, 2, 1, False, list, count, x, line, dw, dw_row, db)
+        else:
+            winners_tile(4, 1, 1, False, list, count, x, line, dw, dw_row, db)
     elif nv == 2:
         if rows == 6:
-            winners_tile(1, 6, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 6, 2, False, list, count, x, line, dw, dw_row, db)
         elif rows == 5:
-            winners_tile(1, 5, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 5, 2, False, list, count, x, line, dw, dw_row, db)
         elif rows == 4:
-            winners_tile(1, 4, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 4, 2, False, list, count, x, line, dw, dw_row, db)
         elif rows == 3:
-            winners_tile(2, 3, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 3, 2, False, list, count, x, line, dw, dw_row, db)
         elif rows == 2:
-            winners_tile(2, 2, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 2, 2, False, list, count, x, line, dw, dw_row, db)
         else:
-            winners_tile(4, 1, 2, winners, count, x, line, dw, dw_row, db)
+            winners_tile(4, 1, 2, False, list, count, x, line, dw, dw_row, db)
     else:
         if rows == 6:
-            winners_tile(1, 6, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 6, 1, False, list, count, x, line, dw, dw_row, db)
         elif rows == 5:
-            winners_tile(1, 5, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 5, 1, False, list, count, x, line, dw, dw_row, db)
         elif rows == 4:
-            winners_tile(1, 4, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(1, 4, 1, False, list, count, x, line, dw, dw_row, db)
         elif rows == 3:
-            winners_tile(2, 3, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 3, 1, False, list, count, x, line, dw, dw_row, db)
         elif rows == 2:
-            winners_tile(2, 2, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(2, 2, 1, False, list, count, x, line, dw, dw_row, db)
         else:
-            winners_tile(4, 1, 1, winners, count, x, line, dw, dw_row, db)
+            winners_tile(4, 1, 1, False, list, count, x, line, dw, dw_row, db)
 
 
 cdef inline inlined winners_back_tile(
@@ -213,7 +242,7 @@ cdef class WinnerSums:
     cdef Py_ssize_t run, padded_run, padded_w, line, height  # of the padded input
     cdef Py_ssize_t image, copies           # numbers of x, and of each copy of dx; how many copies
     cdef Py_ssize_t parts, size, band, slot
-    cdef int32_t* places                    # `at` of an output
+    cdef int32_t* places                    # `at` of an output; something for -1, too
     cdef Workspace tables, scratch, partials, turned
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple before, tuple window,
@@ -245,7 +274,8 @@ cdef class WinnerSums:
         ) // UNIT * UNIT
         self.tables, self.scratch = Workspace(), Workspace()
         self.partials, self.turned = Workspace(), Workspace()
-        self.places = <int32_t*> self.tables.take(z[1] * z[2])
+        self.places = <int32_t*> self.tables.take(UNIT + z[1] * z[2]) + UNIT
+        (self.places - 1)[0] = 0
         for h in range(z[1]):
             for j in range(z[2]):
                 self.places[h * z[2] + j] = h * stride[0] * self.line + j * stride[1] * self.C
@@ -299,14 +329,17 @@ cdef class WinnerSums:
                        real* dx, bint want_sums, real* sums, real* scratch,
                        Py_ssize_t part) noexcept nogil:
         """A fixed range of images: their dx, and their share of dw and db."""
-        cdef Py_ssize_t n, k, p, count, at
+        cdef Py_ssize_t n, k, p, count, at, size = self.H * self.W * self.C
+        cdef Py_ssize_t bands = (self.OH + self.band - 1) // self.band
+        # Of the next image, for each list of winners. x comes from memory: it was read long ago.
+        cdef Py_ssize_t fetched = size // (self.K * bands) if want_sums else 0
         cdef real* copies = scratch + self.image
         cdef Winner* winners = <Winner*> (copies + self.copies * self.image)
         cdef real* db = sums + self.K * self.KH * self.padded_run
         memset(sums, 0, self.size * sizeof(real))
         for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
             if want_sums:
-                self.pad_image(x + n * self.H * self.W * self.C, scratch)
+                self.pad_image(x + n * size, scratch)
             if dx != NULL:
                 memset(copies, 0, self.copies * self.image * sizeof(real))
             p = 0
@@ -314,7 +347,9 @@ cdef class WinnerSums:
                 at = (n * self.OH + p) * self.OW * self.K
                 for k in range(self.K):
                     count = self.list_winners(dy + at + k, indices + at + k,
-                                              min(self.band, self.OH - p) * self.OW, winners)
+                                              min(self.band, self.OH - p) * self.OW, winners,
+                                              x + (n + 1) * size + (p // self.band * self.K + k)
+                                              * fetched, fetched)
                     if want_sums:
                         self.add_winners(winners, count, scratch,
                                          sums + k * self.KH * self.padded_run, db + k)
@@ -322,30 +357,40 @@ cdef class WinnerSums:
                         self.spread_winners(winners, count, wt + k * self.KH * self.padded_run, copies)
                 p += self.band
             if dx != NULL:
-                self.join_copies(copies, dx + n * self.H * self.W * self.C)
+                self.join_copies(copies, dx + n * size)
 
     cdef void pad_image(self, const real* x, real* to) noexcept nogil:
-        """An image with the zeros around it."""
-        cdef Py_ssize_t h
+        """An image with the zeros around it; and behind its rows, where subnormals would take long."""
+        cdef Py_ssize_t h, used = self.padded_w * self.C
         for h in range(self.height):
-            pad_rows(x, self.H, self.W, self.C, to + h * self.line, self.padded_w, self.C, h - self.top,
-                     -self.left, 1, self.C)
+            pad_rows(x, self.H, self.W, self.C, to, self.padded_w, self.C, h - self.top, -self.left, 1,
+                     self.C)
+            memset(to + used, 0, (self.line - used) * sizeof(real))
+            to += self.line
+        memset(to, 0, UNIT * sizeof(real))
 
     cdef Py_ssize_t list_winners(self, const real* dy, const int32_t* indices, Py_ssize_t outputs,
-                                 Winner* winners) noexcept nogil:
-        """The winners of one channel. Returns how many there are."""
-        cdef Py_ssize_t i, count = 0
-        for i in range(outputs):
-            # Written in any case and kept if it won: a branch would be guessed wrong too often.
-            winners[count].at = self.places[max(0, indices[i * self.K])]
-            winners[count].value = dy[i * self.K]
-            count += indices[i * self.K] >= 0
+                                 Winner* winners, const real* ahead,
+                                 Py_ssize_t fetched) noexcept nogil:
+        """The winners of one channel, while memory is asked for numbers ahead. Returns how many."""
+        cdef Py_ssize_t i = 0, count = 0, end, step = 8 * fetched // max(1, outputs) + 1
+        while i < outputs:
+            end = min(i + 8, outputs)
+            fetch_run(ahead, step if fetched else 0)
+            ahead += step
+            while i < end:
+                # Written in any case and kept if it won: a branch would be guessed wrong too often.
+                winners[count].at = self.places[indices[i * self.K]]
+                winners[count].value = dy[i * self.K]
+                count += indices[i * self.K] >= 0
+                i += 1
         return count
 
     cdef void add_winners(self, const Winner* winners, Py_ssize_t count, const real* x, real* dw,
                           real* db) noexcept nogil:
         """dw[kh, :] += dy * x[window of the winner], and db += dy, for one channel."""
         cdef Py_ssize_t kh = 0, rows, unit, units, v, nv
+        cdef bint short = self.run <= 8
         cdef real again = 0
         while kh < self.KH:
             rows = even_part(self.KH - kh, WINNER_ROWS)
@@ -353,9 +398,9 @@ cdef class WinnerSums:
             while unit < self.padded_run:
                 units = min(2, (self.padded_run - unit) // UNIT)
                 v = unit
-                while v < unit + units * UNIT:
+                while v < (8 if short else unit + units * UNIT):
                     nv = 2 if units == 2 and VL == UNIT else 1
-                    winners_tile_of(rows, units, nv, winners, count, x + kh * self.line + v,
+                    winners_tile_of(rows, units, nv, short, winners, count, x + kh * self.line + v,
                                     self.line,
                                     dw + kh * self.padded_run + v, self.padded_run,
                                     db if kh == 0 and v == 0 else &again)
