@@ -19,28 +19,67 @@ cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil
         y[i] = 0 if y[i] <= 0 else y[i]
 
 
-cdef inline void max_pixels(
-    const real* z, Py_ssize_t pixels, Py_ssize_t pixel, Py_ssize_t rows, Py_ssize_t line,
-    Py_ssize_t place, Py_ssize_t place_row, vec* best, ivec* where,
+cdef inline inlined max_planes(
+    const Py_ssize_t nk, const Py_ssize_t pixels, Py_ssize_t rows, const real* z, Py_ssize_t plane,
+    Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row, ivec more,
+    vec* best, ivec* where, Py_ssize_t step,
 ) noexcept nogil:
-    """The maximum of a vector of windows of rows x pixels, and its place: 1 more a pixel. No NaN."""
-    cdef Py_ssize_t h, i
-    cdef vec v, m, most
-    cdef ivec take, j, at
-    for i in range(pixels):
-        m, j = (<const vec*> (z + i * pixel))[0], ivec_set(place + i)
-        for h in range(1, rows):
-            v = (<const vec*> (z + i * pixel + h * line))[0]
-            take = exceeds(v, m)
-            m = vec_where(take, v, m)
-            j = ivec_where(take, ivec_set(place + i + h * place_row), j)
-        if i == 0:
-            most, at = m, j
-        else:
-            take = exceeds_at(m, j, most, at)
-            most = vec_where(take, m, most)
-            at = ivec_where(take, j, at)
-    best[0], where[0] = most, at
+    """Maxima of a vector of windows of rows x pixels, in `nk` planes, and their places. No NaN.
+
+    A place is 1 more a pixel, and `more` is added to all; `step` lies between the planes' results.
+    """
+    cdef vec[4] m
+    cdef ivec[4] at
+    cdef ivec here
+    cdef Py_ssize_t h, i, k
+    for k in range(nk):
+        m[k], at[k] = (<const vec*> (z + k * plane))[0], ivec_set(place)
+    for h in range(rows):
+        for i in range(pixels):
+            if i == h == 0:
+                continue
+            here = ivec_set(place + h * place_row + i)
+            for k in range(nk):
+                take_greater((<const vec*> (z + k * plane + i * pixel + h * line))[0], here, &m[k],
+                             &at[k])
+    for k in range(nk):
+        best[k * step], where[k * step] = m[k], at[k] + more
+
+
+cdef inline inlined max_planes_of(
+    const Py_ssize_t nk, Py_ssize_t pixels, Py_ssize_t rows, const real* z, Py_ssize_t plane,
+    Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row, ivec more,
+    vec* best, ivec* where, Py_ssize_t step,
+) noexcept nogil:
+    """`max_planes` of 1, 2 or 4 pixels."""
+    if pixels == 4:
+        max_planes(nk, 4, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+    elif pixels == rows == 2:
+        max_planes(nk, 2, 2, z, plane, pixel, line, place, place_row, more, best, where, step)
+    elif pixels == 2:
+        max_planes(nk, 2, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+    else:
+        max_planes(nk, 1, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+
+
+cdef void join_short_row(
+    const real* best, const real* where, Py_ssize_t plane, Py_ssize_t pixels, Py_ssize_t channels,
+    real* y, real* places,
+) noexcept nogil:
+    """`join_row` of both where half a vector has all pixels: one square of registers turns both."""
+    cdef vec[16] square
+    cdef Py_ssize_t c = (channels - 1) // VL * VL, i
+    while c >= 0:
+        for i in range(VL):
+            square[i] = vec_set(0)
+            if c + i < channels:
+                square[i] = first_halves((<const vec*> (best + (c + i) * plane))[0],
+                                         (<const vec*> (where + (c + i) * plane))[0])
+        transpose(square)
+        for i in range(pixels):
+            (<vec*> (y + i * channels + c))[0] = square[i]
+            (<vec*> (places + i * channels + c))[0] = square[VL // 2 + i]
+        c -= VL
 
 
 cdef class ConvPoolPlan:
@@ -232,33 +271,52 @@ cdef class ConvPoolPlan:
         cdef Row row = row_in(&self.g, scratch)
         cdef Span rows = rows_of(&self.g, p)
         cdef Py_ssize_t vectors = (self.line.v_row + VL - 1) // VL
-        cdef Py_ssize_t planes = TILE // self.inner * self.K, i = 0, v, o, k, line = self.line.v_row
+        cdef Py_ssize_t planes = TILE // self.inner * self.K, v, o, k, nk, at
+        cdef Py_ssize_t line = self.line.v_row, place = rows.start * self.g.W
         cdef vec* best = <vec*> (scratch + max_scratch(&self.g))
         cdef ivec* where = <ivec*> (best + (planes + VL) * vectors)
         # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
         cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
+        cdef Py_ssize_t pixel = self.K * self.line_plane
+        cdef const real* from_z
+        cdef ivec more
         cdef vec ignored = vec_set(0)
         z += rows.start * line
-        for o in range(TILE // self.inner):
-            for k in range(self.K):
-                for v in range(vectors):
-                    max_pixels(z + (o * self.inner * self.K + k) * self.line_plane + v * VL, self.inner,
-                               self.K * self.line_plane, rows.count, line,
-                               rows.start * self.g.W + o * (self.inner - counted), self.g.W,
-                               best + i, where + i)
-                    where[i] = where[i] + (ivec_set(v * VL) + lane_numbers()) * ivec_set(
-                        TILE - counted * TILE // self.inner)
-                    i += 1
+        for v in range(vectors):
+            more = (ivec_set(v * VL) + lane_numbers()) * ivec_set(TILE - counted * TILE // self.inner)
+            for o in range(TILE // self.inner):
+                k = 0
+                while k < self.K:
+                    nk = 4 if self.K - k >= 4 else 2 if self.K - k >= 2 else 1
+                    from_z = z + o * self.inner * pixel + k * self.line_plane + v * VL
+                    at = (o * self.K + k) * vectors + v
+                    if nk == 4:
+                        max_planes_of(4, self.inner, rows.count, from_z, self.line_plane, pixel, line,
+                                      place + o * (self.inner - counted), self.g.W, more, best + at,
+                                      where + at, vectors)
+                    elif nk == 2:
+                        max_planes_of(2, self.inner, rows.count, from_z, self.line_plane, pixel, line,
+                                      place + o * (self.inner - counted), self.g.W, more, best + at,
+                                      where + at, vectors)
+                    else:
+                        max_planes_of(1, self.inner, rows.count, from_z, self.line_plane, pixel, line,
+                                      place + o * (self.inner - counted), self.g.W, more, best + at,
+                                      where + at, vectors)
+                    k += nk
         if counted:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
             max_across(False, &self.across, &row, y, indices, &ignored)
+            return
+        if 2 * self.line.quads <= VL:
+            join_short_row(<real*> best, <real*> where, VL, self.line.quads, planes, row.y,
+                           <real*> row.places)
         else:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
-            memcpy(y, row.y, self.g.OW * self.K * sizeof(real))
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.places)
-            for i in range(self.g.OW * self.K):
-                indices[i] = <int32_t> row.places[i]
+        memcpy(y, row.y, self.g.OW * self.K * sizeof(real))
+        for at in range(self.g.OW * self.K):
+            indices[at] = <int32_t> row.places[at]
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:

@@ -322,8 +322,9 @@ cdef class LineWide:
                            quads, channels, v + h * self.v_row, self.v_plane, self.v_point)
 
     cdef void multiply(self, const LineWidePhase* phase, const real* packed, const real* v, real* m,
-                       Py_ssize_t lanes, Py_ssize_t c0, Py_ssize_t channels) noexcept nogil:
-        """m of one phase and group: a strip of quads, a chunk of channels."""
+                       Py_ssize_t lanes, Py_ssize_t c0, Py_ssize_t channels, const real* ahead,
+                       Py_ssize_t fetched) noexcept nogil:
+        """m of one phase and group: a strip of quads, a chunk of channels. Asks for what is ahead."""
         cdef Py_ssize_t e = 0, i, nv, step = phase.runs * self.C_group * self.K
         # Of few channels, all points of a few vectors stay in L1; of a chunk, one point of all.
         cdef Py_ssize_t points = self.points if self.chunk == self.C_group else 1
@@ -332,6 +333,8 @@ cdef class LineWide:
             i = 0
             while i < lanes:
                 nv = line_vectors(self.K, (lanes - i + VL - 1) // VL)
+                if e == 0:
+                    fetch_run(ahead + fetched * i // lanes, fetched * nv * VL // lanes)
                 line_wide_tile_of(
                     self.K, nv, points, v + e * self.v_point + i, self.v_point,
                     self.offset + phase.first_run * self.chunk, phase.runs * channels,
@@ -433,6 +436,7 @@ cdef class LineWide:
         """
         cdef Py_ssize_t in_rows = (rows - 1) * self.step_h + self.span_h, total = rows * self.v_row
         cdef Py_ssize_t groups = min(self.set, self.groups - first), c0 = 0, channels, p, s, lanes
+        cdef Py_ssize_t fetched
         cdef LineWidePhase* phase
         cdef vec check = vec_set(0)
         cdef Py_ssize_t line = self.W * self.C, ahead = rows * self.step_h * line
@@ -452,16 +456,16 @@ cdef class LineWide:
             s = 0
             while s < total:
                 lanes = min(self.strip, total - s)
-                if first == c0 == 0:
-                    fetch_run(next + ahead * s // total, ahead * lanes // total)
                 for p in range(self.phase_count):
                     phase = &self.phases[p]
+                    fetched = ahead * lanes // total if first == c0 == p == 0 else 0
                     if y == NULL:
                         self.run_strip(phase, packed, b, relu, scratch, z + s, z_plane, s, lanes,
-                                       groups, c0, channels, &check)
+                                       groups, c0, channels, next + ahead * s // total, fetched, &check)
                         continue
                     self.run_strip(phase, packed, b, relu, scratch, scratch + self.z, self.strip, s,
-                                   lanes, groups, c0, channels, &check)
+                                   lanes, groups, c0, channels, next + ahead * s // total, fetched,
+                                   &check)
                     if c0 + channels == self.C_group and (
                             p + 1 == self.phase_count or self.phases[p + 1].to_row != phase.to_row):
                         self.join(scratch + self.z + phase.to_row * self.record * self.strip,
@@ -473,15 +477,16 @@ cdef class LineWide:
 
     cdef void run_strip(self, const LineWidePhase* phase, const real* packed, const real* b, bint relu,
                         real* scratch, real* z, Py_ssize_t z_plane, Py_ssize_t s, Py_ssize_t lanes,
-                        Py_ssize_t groups, Py_ssize_t c0, Py_ssize_t channels,
-                        vec* check) noexcept nogil:
+                        Py_ssize_t groups, Py_ssize_t c0, Py_ssize_t channels, const real* ahead,
+                        Py_ssize_t fetched, vec* check) noexcept nogil:
         """A strip of one phase, group by group: products, and behind the last channel z."""
         cdef real* m = scratch + self.m + phase.m
         cdef Py_ssize_t g, pixel = self.set * self.K * z_plane
         z += phase.to_row * self.record * z_plane + phase.to_column * pixel
         for g in range(groups):
             self.multiply(phase, packed + g * self.filters,
-                          scratch + self.v + g * channels * self.v_plane + s, m, lanes, c0, channels)
+                          scratch + self.v + g * channels * self.v_plane + s, m, lanes, c0, channels,
+                          ahead, fetched if g == 0 else 0)
             if c0 + channels == self.C_group:
                 line_outputs_of(self.points, &self.table, m, self.strip, self.K, lanes, b + g * self.K,
                                 relu, z + g * self.K * z_plane, z_plane, self.stride_w * pixel, check)

@@ -9,6 +9,7 @@ cdef class Quads:
     cdef Py_ssize_t H, W, C, pixels, left, row, step_h, slots
     cdef Py_ssize_t inside0, inside1    # quads of a row that pass no edge
     cdef Py_ssize_t plane               # numbers from plane to plane; a multiple of VL
+    cdef Py_ssize_t behind              # zeros behind the last row that there is room for
     cdef Py_ssize_t slot                # of the patches, VL + 1 of them: the first is zeros
 
     def __cinit__(self, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, Py_ssize_t pixels, Py_ssize_t left,
@@ -17,13 +18,14 @@ cdef class Quads:
         self.row, self.step_h, self.slots, self.plane = row, step_h, slots, plane
         self.inside0 = (max(0, -left) + pixels - 1) // pixels
         self.inside1 = max(self.inside0, (W - left) // pixels)
+        self.behind = plane - slots * step_h * row
         self.slot = pixels * C + 2 * VL
 
     cdef void split(self, const real* x, const real* end, real* planes, real* patch, Py_ssize_t row,
                     Py_ssize_t rows, Py_ssize_t c0, Py_ssize_t channels) noexcept nogil:
         """Input rows of one image into planes: [pixel of the quad, c][row, quad].
 
-        VL quads at a time become squares of registers, turned over.
+        VL quads at a time become squares of registers, turned over, or what is left of one.
         """
         cdef const real* from_quad[16]
         cdef vec[16] square
@@ -32,23 +34,34 @@ cdef class Quads:
         # A quad of few channels is one piece; of some of many channels, a piece a pixel.
         cdef Py_ssize_t pieces = 1 if channels == self.C else self.pixels
         cdef Py_ssize_t length = self.pixels * channels if channels == self.C else channels
+        cdef Py_ssize_t line = max(1, UNIT // (self.pixels * self.C))  # quads in a line of the cache
         while s < lanes:
             self.find_quads(from_quad, x, end, patch, row, rows, s)
             for j in range(pieces):
                 r = 0
                 while r < length:
-                    for i in range(VL):
-                        square[i] = (<const vec*> (from_quad[i] + j * self.C + c0 + r))[0]
-                        prefetch(from_quad[i] + (VL * self.pixels + j) * self.C + c0 + r)
-                    transpose(square)
                     to = planes + (j * channels + r) * self.plane + s
-                    for i in range(VL):
-                        (<vec*> to)[0] = square[i]
-                        to += self.plane
-                    r += VL
+                    if r % UNIT == 0:
+                        i = 0
+                        while i < VL:
+                            prefetch(from_quad[i] + (VL * self.pixels + j) * self.C + c0 + r)
+                            i += line
+                    if length - r > VL - BLOCK:
+                        for i in range(VL):
+                            square[i] = (<const vec*> (from_quad[i] + j * self.C + c0 + r))[0]
+                        transpose(square)
+                        for i in range(VL):
+                            (<vec*> to)[0] = square[i]
+                            to += self.plane
+                        r += VL
+                    else:
+                        transpose_block(from_quad, j * self.C + c0 + r, to, self.plane)
+                        r += BLOCK
             s += VL
         for r in range(self.pixels * channels):
-            memset(planes + r * self.plane + s, 0, (self.plane - s) * sizeof(real))
+            memset(planes + r * self.plane + s, 0,
+                   max(0, min(self.plane, lanes + self.behind) - s) * sizeof(real))
+        self.clear_edges(planes, self.lines(rows), channels)
 
     cdef inline Py_ssize_t lines(self, Py_ssize_t rows) noexcept nogil:
         """Rows of the planes and of v, for so many input rows."""
@@ -56,7 +69,11 @@ cdef class Quads:
 
     cdef void find_quads(self, const real** from_quad, const real* x, const real* end, real* patch,
                          Py_ssize_t row, Py_ssize_t rows, Py_ssize_t s) noexcept nogil:
-        """Where VL quads of the line start. One that passes an edge of the image is copied, padded."""
+        """Where VL quads of the line start.
+
+        One that passes an edge of the image reads its neighbours in memory, for `clear_edges` to clear;
+        if they are not there, it is copied, padded.
+        """
         cdef Py_ssize_t size = self.pixels * self.C, i = 0, n, t, line, h, j, inside0, inside1
         cdef const real* first
         t, line = s % self.row, s // self.row
@@ -73,7 +90,9 @@ cdef class Quads:
                 first = x + (h * self.W + t * self.pixels + self.left) * self.C
                 for j in range(n):
                     from_quad[i + j] = first + j * size
-                inside0, inside1 = min(n, self.inside0 - t), max(0, self.inside1 - t)
+                inside0, inside1 = 0, n
+                if h * self.W + t * self.pixels + self.left < 0:
+                    inside0 = min(n, self.inside0 - t)
                 while inside1 > 0 and first + inside1 * size + VL > end:
                     inside1 -= 1
                 for j in range(inside0):
@@ -82,6 +101,20 @@ cdef class Quads:
                     from_quad[i + j] = self.pad_quad(x, h, t + j, patch + (i + j + 1) * self.slot)
             i += n
             t, line = 0, line + 1
+
+    cdef void clear_edges(self, real* planes, Py_ssize_t lines, Py_ssize_t channels) noexcept nogil:
+        """Zeros where quads hang over an edge of the image."""
+        cdef Py_ssize_t t, j, c, line, column
+        cdef real* plane
+        for t in range(self.row):
+            if self.inside0 <= t < self.inside1:
+                continue
+            for j in range(self.pixels):
+                column = t * self.pixels + self.left + j
+                for c in range(0 if 0 <= column < self.W else channels):
+                    plane = planes + (j * channels + c) * self.plane + t
+                    for line in range(lines):
+                        plane[line * self.row] = 0
 
     cdef const real* pad_quad(self, const real* x, Py_ssize_t h, Py_ssize_t t,
                               real* to) noexcept nogil:
