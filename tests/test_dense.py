@@ -36,8 +36,8 @@ def test_dense(N, C_in, C_out, dtype, isa, rng):
 
 @pytest.mark.parametrize("C_in", CHANNELS)
 def test_dense_sizes_on_edges(C_in, dtype, isa, rng):
-    for C_out in CHANNELS:
-        x, w, b, dy = problem(rng, 5, C_in, C_out, dtype)
+    for N, C_out in [(5, C_out) for C_out in CHANNELS] + [(N, 40) for N in (12, 13, 23, 128, 129)]:
+        x, w, b, dy = problem(rng, N, C_in, C_out, dtype)
         assert_array_equal(pyconv.dense(x, w, b), x @ w + b)
         dx, dw, db = pyconv.dense_backward(dy, x, w)
         assert_array_equal(dx, dy @ w.T)
@@ -59,11 +59,23 @@ def test_dense_layers_of_real_networks(shape, dtype, isa, rng):
 
 
 def test_a_row_has_the_same_bits_in_any_batch(dtype, isa, rng):
-    x = rng.standard_normal((5, 70)).astype(dtype)
+    x = rng.standard_normal((140, 70)).astype(dtype)
     w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((70, 131), 131))
     y = pyconv.dense(x, w, b)
-    for N in 1, 2, 3:
+    for N in 1, 2, 3, 5, 13, 35, 128:
         assert_array_equal(pyconv.dense(x[:N], w, b), y[:N])
+
+
+@pytest.mark.parametrize("C", [9, 16, 17, 33, 40])
+def test_blocks_of_a_dense_layer_keep_nan_and_infinity_apart(C, dtype, isa, rng):
+    for spoil in range(4):
+        arrays = problem(rng, 14, 10, C, dtype)
+        arrays[spoil].ravel()[:3] = np.nan, np.inf, -np.inf
+        x, w, b, dy = arrays
+        assert_array_equal(pyconv.dense(x, w, b), oracle.dense(x, w, b))
+        gradients, expected = pyconv.dense_backward(dy, x, w), oracle.dense_backward(dy, x, w)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("C", range(1, 41))

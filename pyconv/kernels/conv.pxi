@@ -30,7 +30,10 @@ cdef class ConvPlan:
     cdef LineWideFilter wide_dw
     cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
     cdef bint depthwise, splits  # splits: depthwise for dx too
+    cdef Py_ssize_t outputs      # pixels of y
     cdef Py_ssize_t rows         # of a dense layer that has very few, else 0
+    cdef bint block_y, block_dx, outer_dw  # of few rows (dense.pxi)
+    cdef Workspace dense
     cdef Workspaces shared       # with other plans, for dw; or None
     cdef Watch watch             # of w, in prediction; or None
 
@@ -38,9 +41,13 @@ cdef class ConvPlan:
                  Py_ssize_t groups, bint direct=False):
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
-        self.rows = y[0] * y[1] * y[2]
+        self.rows = self.outputs = y[0] * y[1] * y[2]
         if x[:3] != y[:3] or w[:2] != (1, 1) or stride != (1, 1) or groups > 1 or self.rows > ROWS_FEW:
             self.rows = 0
+        self.dense = Workspace()
+        self.block_y = block_pays(x, w, y, stride, groups, False)
+        self.block_dx = block_pays(x, w, y, stride, groups, True)
+        self.outer_dw = outer_pays(x, w, y, stride, groups)
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
         fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1))
@@ -154,6 +161,10 @@ cdef class ConvPlan:
         if self.rows:
             dense_rows(x, self.w[2], w, self.w[3], b, relu, self.rows, y, num_threads)
             return
+        if self.block_y:
+            dense_product(x, self.outputs, self.w[2], w, False, self.w[3], b, relu, y, self.dense,
+                          num_threads)
+            return
         if self.winograd_y and self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
         if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads,
@@ -190,6 +201,10 @@ cdef class ConvPlan:
     cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads,
                     const real* b=NULL, bint relu=False):
         """dx; with `b` and ReLU, which a transposed convolution may have, added in the same pass."""
+        if self.block_dx:
+            dense_product(dy, self.outputs, self.w[3], w, True, self.w[2], b, relu, dx, self.dense,
+                          num_threads)
+            return
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, self.groups,
                                     (2 - self.before[0], 2 - self.before[1]), True)
@@ -214,6 +229,9 @@ cdef class ConvPlan:
 
     cdef compute_dw(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Either of dw and db may be NULL."""
+        if self.outer_dw:
+            dense_filter(x, dy, self.outputs, self.w[2], self.w[3], dw, db, self.dense, num_threads)
+            return
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)
             if self.shared is not None:

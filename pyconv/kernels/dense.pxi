@@ -1,14 +1,20 @@
-# A dense layer, or a 1x1 convolution, of very few rows: y = x @ w + b.
+# Dense layers, or 1x1 convolutions, of few rows. First y = x @ w + b of very few.
 #
 # A row alone shares its weights with no other: w is read once, where it lies, and takes all the time. Up
 # to eight vectors of sums hide the latency of the multiply-add, as the pixels of a tile do elsewhere.
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
 
 cdef enum:
     ROWS_FEW = 3            # more have sums enough in a tile (see gather.pxi)
     ROW_SUMS = 8            # 4 cycles of latency, 2 multiply-adds a cycle
     ROW_ITEM = 64           # outputs: whole lines of w
+    BLOCK_ROWS = 128        # of x; of more, w is packed for all threads at once (gather.pxi)
+    BLOCK_SUMS = 1024       # terms of a sum: 128 KB of packed weights
+    OUTER_ITEM = 24         # rows of dw: whole tiles
+    OUTER_NUMBERS = 16_384  # of dy
+    TILE_2_MOST = 12
     ROW_SHARED = 131_072    # weights: 512 KB come from beyond L2, for which two cores take half the time
 
 
@@ -89,3 +95,199 @@ cdef void dense_rows(const real* x, Py_ssize_t F, const real* w, Py_ssize_t K, c
         for n in range(rows):
             row_outputs(x + n * F, F, w, K, b, relu, K, y + n * K)
         item_ends()
+
+
+# --------------------------------------------------------------------------------------- y and dx
+#
+# An item packs a block of weights for itself: no thread waits for what another one has written.
+
+cdef inline inlined block_tile(
+    const Py_ssize_t rows, const Py_ssize_t nv, const real* x, Py_ssize_t R, const real* packed,
+    const real* b, bint relu, real* y, Py_ssize_t M, Py_ssize_t lanes,
+) noexcept nogil:
+    """y[n] = b + the sum of x[n, i] * packed[i], i = 0, 1, ...; `lanes` of nv vectors."""
+    cdef vec[2 * TILE_2_MOST] acc
+    cdef vec[2] w
+    cdef vec a
+    cdef Py_ssize_t i, n, v
+    for n in range(rows):
+        for v in range(nv):
+            acc[n * nv + v] = vec_set(0) if b == NULL else load_part(b + v * VL, lanes - v * VL)
+    for i in range(R):
+        for v in range(nv):
+            w[v] = (<const vec*> (packed + v * VL))[0]
+        for n in range(rows):
+            a = vec_set(x[n * R + i])
+            for v in range(nv):
+                acc[n * nv + v] = acc[n * nv + v] + w[v] * a
+        packed = packed + nv * VL
+    for n in range(rows):
+        for v in range(nv):
+            store_part(y + n * M + v * VL, vec_relu(acc[n * nv + v]) if relu else acc[n * nv + v],
+                       lanes - v * VL)
+
+
+cdef void block_tile_of(
+    Py_ssize_t rows, Py_ssize_t nv, const real* x, Py_ssize_t R, const real* packed, const real* b,
+    bint relu, real* y, Py_ssize_t M, Py_ssize_t lanes,
+) noexcept nogil:
+    """`block_tile` of 12, 6, 4 or 1 rows and 1 or 2 vectors."""
+    if nv == 2:
+        if rows == 12:
+            block_tile(12, 2, x, R, packed, b, relu, y, M, lanes)
+        elif rows == 6:
+            block_tile(6, 2, x, R, packed, b, relu, y, M, lanes)
+        elif rows == 4:
+            block_tile(4, 2, x, R, packed, b, relu, y, M, lanes)
+        else:
+            block_tile(1, 2, x, R, packed, b, relu, y, M, lanes)
+    else:
+        if rows == 12:
+            block_tile(12, 1, x, R, packed, b, relu, y, M, lanes)
+        elif rows == 6:
+            block_tile(6, 1, x, R, packed, b, relu, y, M, lanes)
+        elif rows == 4:
+            block_tile(4, 1, x, R, packed, b, relu, y, M, lanes)
+        else:
+            block_tile(1, 1, x, R, packed, b, relu, y, M, lanes)
+
+
+cdef inline Py_ssize_t tile_of_few(Py_ssize_t left) noexcept nogil:
+    """How many of `left` rows the next tile takes."""
+    return TILE_2 if left >= TILE_2 else 6 if left >= 6 else 4 if left >= 4 else 1
+
+
+cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bint turned,
+                     Py_ssize_t M, const real* b, bint relu, real* y, real* packed, Py_ssize_t m,
+                     Py_ssize_t lanes) noexcept nogil:
+    """Outputs m to m + lanes of all rows."""
+    cdef Py_ssize_t n = 0, rows, nv = (lanes + VL - 1) // VL
+    if turned:
+        pack_columns(w + m * R, R, R, lanes, packed, nv * VL)
+    else:
+        pack_rows(w + m, M, R, lanes, packed, nv * VL)
+    while n < N:
+        rows = tile_of_few(N - n)
+        block_tile_of(rows, nv, x + n * R, R, packed, NULL if b == NULL else b + m, relu,
+                      y + n * M + m, M, lanes)
+        n += rows
+
+
+cdef bint block_pays(tuple x, tuple w, tuple y, tuple stride, Py_ssize_t groups, bint back):
+    """Whether `dense_product` is for y, or if `back` dx, of this convolution: its blocks stay in L2."""
+    cdef Py_ssize_t rows = y[0] * y[1] * y[2]
+    return (w[:2] == (1, 1) and stride == (1, 1) and x[:3] == y[:3] and groups == 1
+            and ROWS_FEW * 4 < rows <= BLOCK_ROWS and CYCLE_CHANNELS < min(w[2], w[3])
+            and w[2] * w[3] <= ROW_SHARED  # pieces of rows that come from beyond L2 come slowly
+            and w[3 if back else 2] <= BLOCK_SUMS)
+
+
+cdef dense_product(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bint turned,
+                   Py_ssize_t M, const real* b, bint relu, real* y, Workspace workspace,
+                   int num_threads):
+    """y (N, M) = x (N, R) @ w (R, M) + b, then ReLU if `relu`; `turned`: w is (M, R).
+
+    `b` may be NULL.
+    """
+    cdef Py_ssize_t item, block = 2 * VL if M >= 6 * VL else VL, items = (M + block - 1) // block
+    cdef int threads = team(N * R * M, num_threads)
+    cdef real* packed = workspace.take(threads * (R + 1) * block)
+    region_starts(is_shared(N * R * M))
+    for item in prange(items, schedule="static", num_threads=threads, nogil=True):
+        block_item(x, N, R, w, turned, M, b, relu, y, packed + threadid() * (R + 1) * block,
+                   item * block, min(block, M - item * block))
+        item_ends()
+
+
+# ------------------------------------------------------------------------------------------ dw, db
+#
+# The sums of all rows stay in registers: neither x nor dw is copied, dy once, into whole vectors.
+
+cdef inline inlined outer_tile(
+    const Py_ssize_t rows, const Py_ssize_t nv, const real* x, Py_ssize_t F, const real* dy,
+    Py_ssize_t dy_step, Py_ssize_t N, real* dw, Py_ssize_t K, Py_ssize_t lanes,
+) noexcept nogil:
+    """dw[f] = the sum of x[n, f] * dy[n], n = 0, 1, ...; `lanes` of nv vectors."""
+    cdef vec[2 * TILE_2_MOST] acc
+    cdef vec[2] d
+    cdef vec a
+    cdef Py_ssize_t n, f, v
+    for f in range(rows * nv):
+        acc[f] = vec_set(0)
+    for n in range(N):
+        for v in range(nv):
+            d[v] = (<const vec*> (dy + v * VL))[0]
+        for f in range(rows):
+            a = vec_set(x[f])
+            for v in range(nv):
+                acc[f * nv + v] = acc[f * nv + v] + d[v] * a
+        x = x + F
+        dy = dy + dy_step
+    for f in range(rows):
+        for v in range(nv):
+            store_part(dw + f * K + v * VL, acc[f * nv + v], lanes - v * VL)
+
+
+cdef void outer_tile_of(
+    Py_ssize_t rows, Py_ssize_t nv, const real* x, Py_ssize_t F, const real* dy, Py_ssize_t dy_step,
+    Py_ssize_t N, real* dw, Py_ssize_t K, Py_ssize_t lanes,
+) noexcept nogil:
+    """`outer_tile` of 12, 6, 4 or 1 rows and 1 or 2 vectors."""
+    if rows == 12 and nv == 2:
+        outer_tile(12, 2, x, F, dy, dy_step, N, dw, K, lanes)
+    elif rows == 12:
+        outer_tile(12, 1, x, F, dy, dy_step, N, dw, K, lanes)
+    elif rows == 6 and nv == 2:
+        outer_tile(6, 2, x, F, dy, dy_step, N, dw, K, lanes)
+    elif rows == 6:
+        outer_tile(6, 1, x, F, dy, dy_step, N, dw, K, lanes)
+    elif rows == 4 and nv == 2:
+        outer_tile(4, 2, x, F, dy, dy_step, N, dw, K, lanes)
+    elif rows == 4:
+        outer_tile(4, 1, x, F, dy, dy_step, N, dw, K, lanes)
+    elif nv == 2:
+        outer_tile(1, 2, x, F, dy, dy_step, N, dw, K, lanes)
+    else:
+        outer_tile(1, 1, x, F, dy, dy_step, N, dw, K, lanes)
+
+
+cdef void outer_item(const real* x, Py_ssize_t F, const real* packed, Py_ssize_t width, Py_ssize_t N,
+                     real* dw, Py_ssize_t K, Py_ssize_t item) noexcept nogil:
+    """OUTER_ITEM rows of dw."""
+    cdef Py_ssize_t k = 0, f, rows, end = min((item + 1) * OUTER_ITEM, F)
+    while k < K:
+        f = item * OUTER_ITEM
+        while f < end:
+            rows = tile_of_few(end - f)
+            outer_tile_of(rows, 2 if K - k > VL else 1, x + f, F, packed + k, width, N,
+                          dw + f * K + k, K, K - k)
+            f += rows
+        k += 2 * VL
+
+
+cdef bint outer_pays(tuple x, tuple w, tuple y, tuple stride, Py_ssize_t groups):
+    """Whether `dense_filter` is for this convolution: dy stays in L1 or next to it."""
+    cdef Py_ssize_t K = w[3], rows = y[0] * y[1] * y[2]
+    return (w[:2] == (1, 1) and stride == (1, 1) and x[:3] == y[:3] and groups == 1
+            and CYCLE_CHANNELS < K and w[2] * K <= ROW_SHARED and rows * (K + 2 * VL) <= OUTER_NUMBERS)
+
+
+cdef dense_filter(const real* x, const real* dy, Py_ssize_t N, Py_ssize_t F, Py_ssize_t K, real* dw,
+                  real* db, Workspace workspace, int num_threads):
+    """dw (F, K) = the transpose of x (N, F), times dy (N, K); db = the sum of dy. Each may be NULL."""
+    cdef Py_ssize_t n, k, item, items = (F + OUTER_ITEM - 1) // OUTER_ITEM if dw != NULL else 0
+    cdef Py_ssize_t width = (K + 2 * VL - 1) // (2 * VL) * (2 * VL)
+    cdef real* packed = workspace.take(N * width)
+    cdef int threads = team(N * F * K, num_threads)
+    for n in range(N):
+        memcpy(packed + n * width, dy + n * K, K * sizeof(real))
+        memset(packed + n * width + K, 0, (width - K) * sizeof(real))
+    region_starts(is_shared(N * F * K))
+    for item in prange(items, schedule="static", num_threads=threads, nogil=True):
+        outer_item(x, F, packed, width, N, dw, K, item)
+        item_ends()
+    if db != NULL:
+        memcpy(db, dy, K * sizeof(real))
+        for n in range(1, N):
+            for k in range(K):
+                db[k] += dy[n * K + k]
