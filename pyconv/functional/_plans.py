@@ -21,10 +21,10 @@ def set_algorithm(name: str) -> None:
     Parameters
     ----------
     name : {"auto", "direct"}
-        "auto" takes Winograd's algorithm where it is faster, for float32: F(4x4, 3x3), or
-        F(2x2, 3x3) for a few outputs, for 3x3 filters at stride 1 and 16 channels or more, and transforms along the rows alone for most
-        others. Its error stays within 1e-4 of the output's rms. "direct" sums products in their
-        order, everywhere.
+        "auto" takes Winograd's algorithm where it is faster, for float32: F(4x4, 3x3), or for a few
+        outputs F(2x2, 3x3), for 3x3 filters at stride 1 and 16 channels or more, and transforms along
+        the rows alone for most others. Its error stays within 1e-4 of the output's rms. "direct" sums
+        products in their order, everywhere.
     """
     global _direct
     if name not in ("auto", "direct"):
