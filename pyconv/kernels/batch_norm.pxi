@@ -233,12 +233,11 @@ cdef class BatchNormPlan:
         double momentum, int num_threads,
     ) noexcept nogil:
         """Statistics of x, then y from them; the moving ones follow."""
-        cdef Py_ssize_t item, c
-        cdef int threads = self.team(num_threads)
+        cdef Py_ssize_t c
+        cdef int part, threads = self.team(num_threads)
         region_starts(threads > 1)
-        for item in prange(self.items, schedule="static", num_threads=threads):
-            self.moments_item(x, item, threadid())
-            item_ends()
+        for part in prange(threads, schedule="static", chunksize=1, num_threads=threads):
+            self.moments_part(x, part, threads)
         self.add_moments(mean, var)
         if moving_mean != NULL:
             for c in range(self.C):
@@ -246,6 +245,23 @@ cdef class BatchNormPlan:
                 moving_var[c] = moved(moving_var[c], var[c], momentum)
         self.set_scale(gamma, beta, mean, var, epsilon)
         self.normalize(x, r, relu, y, threads)
+
+    # The first pass of two over the same arrays goes backwards: it begins with what the layer before
+    # wrote last, and ends with what the second pass reads first. All that is still in L2.
+
+    cdef void moments_part(self, const real* x, int part, int parts) noexcept nogil:
+        """A thread's items."""
+        cdef Py_ssize_t item
+        for item in range(self.items * (part + 1) // parts - 1, self.items * part // parts - 1, -1):
+            self.moments_item(x, item, part)
+            item_ends()
+
+    cdef void gradient_part(self, int mask, const real* dy, const real* y, const real* x, real* dr,
+                            int part, int parts) noexcept nogil:
+        cdef Py_ssize_t item
+        for item in range(self.items * (part + 1) // parts - 1, self.items * part // parts - 1, -1):
+            self.gradient_item(mask, dy, y, x, dr, item, part)
+            item_ends()
 
     cdef void gradient_item(self, int mask, const real* dy, const real* y, const real* x, real* dr,
                             Py_ssize_t item, int thread) noexcept nogil:
@@ -370,13 +386,12 @@ cdef class BatchNormPlan:
     ) noexcept nogil:
         """Gradients. With relu, its mask is y's, or without a y that of x; dr needs a y."""
         cdef Py_ssize_t item
-        cdef int threads = self.team(num_threads)
+        cdef int part, threads = self.team(num_threads)
         cdef int mask = NO_RELU if not relu else (RELU_OF_X if y == NULL else RELU_OF_Y)
         self.set_scale(gamma, beta, mean, var, epsilon)
         region_starts(threads > 1)
-        for item in prange(self.items, schedule="static", num_threads=threads):
-            self.gradient_item(mask, dy, y, x, dr, item, threadid())
-            item_ends()
+        for part in prange(threads, schedule="static", chunksize=1, num_threads=threads):
+            self.gradient_part(mask, dy, y, x, dr, part, threads)
         self.add_gradients(gamma, var, epsilon, dgamma, dbeta)
         if dx != NULL:
             if dr != NULL:  # dy behind its mask
