@@ -1,4 +1,4 @@
-"""The typed signatures in `_cpu.pyi` and `_kernels.pyi` name what the compiled modules have."""
+"""The typed signatures of the compiled modules, `*.pyi`, name what these have."""
 
 import ast
 import re
@@ -11,6 +11,7 @@ import pyconv
 from pyconv import _dispatch
 
 MODULES = {
+    "_blocks": ["_blocks"],
     "_cpu": ["_cpu"],
     "_kernels": [
         module.__name__.removeprefix("pyconv.")
