@@ -175,6 +175,8 @@ TRANSPOSED = [  # x (N, H, W, C_in), and here w is (*kernel, C_out // groups, C_
     Conv("channels-3-to-33", (1, 4, 4, 3), (4, 4), 33, {"stride": 2, "padding": "same"}),
     Conv("row", (1, 1, 5, 2), (1, 3), 3, {"stride": (1, 2)}),
     Conv("1x1-moved", (1, 2, 3, 9), (1, 1), 6, {"padding": "same_lower", "output_padding": (1, 3)}),
+    Conv("1x1-moved-row", (1, 1, 2, 9), (1, 1), 6, {"padding": "same_lower", "output_padding": (0, 1)}),
+    Conv("1x1-moved-all", (3, 4, 5, 9), (1, 1), 11, {"padding": "same_lower", "output_padding": (0, 1)}),
 ]  # fmt: skip
 
 

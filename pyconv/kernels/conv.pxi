@@ -41,13 +41,14 @@ cdef class ConvPlan:
                  Py_ssize_t groups, bint direct=False):
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
-        self.rows = self.outputs = y[0] * y[1] * y[2]
-        if x[:3] != y[:3] or w[:2] != (1, 1) or stride != (1, 1) or groups > 1 or self.rows > ROWS_FEW:
-            self.rows = 0
+        self.outputs = y[0] * y[1] * y[2]
         self.dense = Workspace()
-        self.block_y = block_pays(x, w, y, stride, groups, False)
-        self.block_dx = block_pays(x, w, y, stride, groups, True)
-        self.outer_dw = outer_pays(x, w, y, stride, groups)
+        # Transposed convolutions with padding at one end move pixels, though shapes are the same.
+        if x[:3] == y[:3] and w[:2] == stride == (1, 1) and before == (0, 0) and groups == 1:
+            self.rows = self.outputs if self.outputs <= ROWS_FEW else 0
+            self.block_y = block_pays(self.outputs, w[2], w[3])
+            self.block_dx = block_pays(self.outputs, w[3], w[2])
+            self.outer_dw = outer_pays(self.outputs, w[2], w[3])
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
         fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1))
@@ -73,7 +74,7 @@ cdef class ConvPlan:
 
     def follow(self, Watch watch, w=None):
         """Keep what is made of w until `watch` sees a change, in `w` if it is not looked at yet."""
-        if not self.rows:  # else w is read where it lies
+        if not (self.rows or self.block_y):  # they begin with w as it lies
             self.watch = watch
             if w is not None:
                 watch.add(w)

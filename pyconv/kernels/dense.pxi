@@ -173,13 +173,10 @@ cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, b
         n += rows
 
 
-cdef bint block_pays(tuple x, tuple w, tuple y, tuple stride, Py_ssize_t groups, bint back):
-    """Whether `dense_product` is for y, or if `back` dx, of this convolution: its blocks stay in L2."""
-    cdef Py_ssize_t rows = y[0] * y[1] * y[2]
-    return (w[:2] == (1, 1) and stride == (1, 1) and x[:3] == y[:3] and groups == 1
-            and ROWS_FEW * 4 < rows <= BLOCK_ROWS and CYCLE_CHANNELS < min(w[2], w[3])
-            and w[2] * w[3] <= ROW_SHARED  # pieces of rows that come from beyond L2 come slowly
-            and w[3 if back else 2] <= BLOCK_SUMS)
+cdef bint block_pays(Py_ssize_t N, Py_ssize_t R, Py_ssize_t M) noexcept:
+    """Whether to take `dense_product`: its blocks stay in L2."""
+    return (TILE_1 < N <= BLOCK_ROWS and CYCLE_CHANNELS < min(R, M) and R <= BLOCK_SUMS
+            and R * M <= ROW_SHARED)  # pieces of rows that come from beyond L2 come slowly
 
 
 cdef dense_product(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bint turned,
@@ -265,11 +262,9 @@ cdef void outer_item(const real* x, Py_ssize_t F, const real* packed, Py_ssize_t
         k += 2 * VL
 
 
-cdef bint outer_pays(tuple x, tuple w, tuple y, tuple stride, Py_ssize_t groups):
-    """Whether `dense_filter` is for this convolution: dy stays in L1 or next to it."""
-    cdef Py_ssize_t K = w[3], rows = y[0] * y[1] * y[2]
-    return (w[:2] == (1, 1) and stride == (1, 1) and x[:3] == y[:3] and groups == 1
-            and CYCLE_CHANNELS < K and w[2] * K <= ROW_SHARED and rows * (K + 2 * VL) <= OUTER_NUMBERS)
+cdef bint outer_pays(Py_ssize_t N, Py_ssize_t F, Py_ssize_t K) noexcept:
+    """Whether to take `dense_filter`: dy stays in L1 or next to it."""
+    return CYCLE_CHANNELS < K and F * K <= ROW_SHARED and N * (K + 32) <= OUTER_NUMBERS
 
 
 cdef dense_filter(const real* x, const real* dy, Py_ssize_t N, Py_ssize_t F, Py_ssize_t K, real* dw,
