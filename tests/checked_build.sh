@@ -13,9 +13,9 @@ selected=(test_random_geometries test_special_values test_batch_norm test_conv_p
 only=()
 case "${1:-}" in
     "")
-        selected+=(test_activations test_conv test_conv_transpose test_depthwise test_layers test_line
-                   test_line_wide test_losses test_manners test_model test_onnx test_pool test_program
-                   test_threads test_winograd_row)
+        selected+=(test_activations test_blocks test_conv test_conv_transpose test_depthwise test_layers
+                   test_line test_line_wide test_losses test_manners test_model test_onnx test_pool
+                   test_program test_threads test_watch test_winograd_row)
         ;;
     --reduced)  # the baseline in float32: indices are the same in all variants
         export PYCONV_BUILD_ISA=
