@@ -166,11 +166,19 @@ cdef class ConvPlan:
             dense_product(x, self.outputs, self.w[2], w, False, self.w[3], b, relu, y, self.dense,
                           num_threads)
             return
-        if self.winograd_y and self.fast_y is None:
-            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
-        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads,
-                                               self.version()):
+        if self.winograd_y and self.run_winograd(x, w, b, NULL, relu, y, num_threads):
             return
+        self.compute_other(x, w, b, relu, y, num_threads)
+
+    cdef bint run_winograd(self, const real* x, const real* w, const real* b, const real* added,
+                           bint relu, real* y, int num_threads) except -1:
+        if self.fast_y is None:
+            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
+        return self.fast_y.run(x, w, b, relu, y, num_threads, self.version(), added)
+
+    cdef compute_other(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                       int num_threads):
+        """y without two-dimensional Winograd and the dense kernels."""
         if self.lined_y and self.line_y is None:
             self.line_y = Line(*self.along_rows(False))
         if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
@@ -192,12 +200,13 @@ cdef class ConvPlan:
     cdef compute_sum(self, const real* x, const real* w, const real* b, const real* added, bint relu,
                      real* y, int num_threads):
         """y = x * w + b + added, which is like y, then ReLU if `relu`."""
-        if self.winograd_y and self.fast_y is None:
-            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
-        if self.winograd_y and self.fast_y.run(x, w, b, relu, y, num_threads, self.version(), added):
-            return
-        self.compute_y(x, w, b, False, y, num_threads)
-        add_arrays(y, added, y, relu, self.y[0] * self.y[1] * self.y[2] * self.y[3], num_threads)
+        if self.winograd_y:
+            if self.run_winograd(x, w, b, added, relu, y, num_threads):
+                return
+            self.compute_other(x, w, b, False, y, num_threads)
+        else:
+            self.compute_y(x, w, b, False, y, num_threads)
+        add_arrays(y, added, y, relu, self.outputs * self.w[3], num_threads)
 
     cdef compute_dx(self, const real* dy, const real* w, real* dx, int num_threads,
                     const real* b=NULL, bint relu=False):

@@ -101,76 +101,21 @@ cdef void dense_rows(const real* x, Py_ssize_t F, const real* w, Py_ssize_t K, c
 #
 # An item packs a block of weights for itself: no thread waits for what another one has written.
 
-cdef inline inlined block_tile(
-    const Py_ssize_t rows, const Py_ssize_t nv, const real* x, Py_ssize_t R, const real* packed,
-    const real* b, bint relu, real* y, Py_ssize_t M, Py_ssize_t lanes,
-) noexcept nogil:
-    """y[n] = b + the sum of x[n, i] * packed[i], i = 0, 1, ...; `lanes` of nv vectors."""
-    cdef vec[2 * TILE_2_MOST] acc
-    cdef vec[2] w
-    cdef vec a
-    cdef Py_ssize_t i, n, v
-    for n in range(rows):
-        for v in range(nv):
-            acc[n * nv + v] = vec_set(0) if b == NULL else load_part(b + v * VL, lanes - v * VL)
-    for i in range(R):
-        for v in range(nv):
-            w[v] = (<const vec*> (packed + v * VL))[0]
-        for n in range(rows):
-            a = vec_set(x[n * R + i])
-            for v in range(nv):
-                acc[n * nv + v] = acc[n * nv + v] + w[v] * a
-        packed = packed + nv * VL
-    for n in range(rows):
-        for v in range(nv):
-            store_part(y + n * M + v * VL, vec_relu(acc[n * nv + v]) if relu else acc[n * nv + v],
-                       lanes - v * VL)
-
-
-cdef void block_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv, const real* x, Py_ssize_t R, const real* packed, const real* b,
-    bint relu, real* y, Py_ssize_t M, Py_ssize_t lanes,
-) noexcept nogil:
-    """`block_tile` of 12, 6, 4 or 1 rows and 1 or 2 vectors."""
-    if nv == 2:
-        if rows == 12:
-            block_tile(12, 2, x, R, packed, b, relu, y, M, lanes)
-        elif rows == 6:
-            block_tile(6, 2, x, R, packed, b, relu, y, M, lanes)
-        elif rows == 4:
-            block_tile(4, 2, x, R, packed, b, relu, y, M, lanes)
-        else:
-            block_tile(1, 2, x, R, packed, b, relu, y, M, lanes)
-    else:
-        if rows == 12:
-            block_tile(12, 1, x, R, packed, b, relu, y, M, lanes)
-        elif rows == 6:
-            block_tile(6, 1, x, R, packed, b, relu, y, M, lanes)
-        elif rows == 4:
-            block_tile(4, 1, x, R, packed, b, relu, y, M, lanes)
-        else:
-            block_tile(1, 1, x, R, packed, b, relu, y, M, lanes)
-
-
-cdef inline Py_ssize_t tile_of_few(Py_ssize_t left) noexcept nogil:
-    """How many of `left` rows the next tile takes."""
-    return TILE_2 if left >= TILE_2 else 6 if left >= 6 else 4 if left >= 4 else 1
-
-
 cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bint turned,
                      Py_ssize_t M, const real* b, bint relu, real* y, real* packed, Py_ssize_t m,
                      Py_ssize_t lanes) noexcept nogil:
-    """Outputs m to m + lanes of all rows."""
-    cdef Py_ssize_t n = 0, rows, nv = (lanes + VL - 1) // VL
+    """Outputs m to m + lanes of all rows; `packed` has room for their weights and biases."""
+    cdef Py_ssize_t zero = 0, nv = (lanes + VL - 1) // VL
+    cdef real* bias = packed + R * nv * VL
+    cdef Block tiles = Block(1, 0, 0, R, 0, M, &zero, 1, R, 1, nv * VL, bias, relu)
     if turned:
         pack_columns(w + m * R, R, R, lanes, packed, nv * VL)
     else:
         pack_rows(w + m, M, R, lanes, packed, nv * VL)
-    while n < N:
-        rows = tile_of_few(N - n)
-        block_tile_of(rows, nv, x + n * R, R, packed, NULL if b == NULL else b + m, relu,
-                      y + n * M + m, M, lanes)
-        n += rows
+    memset(bias, 0, nv * VL * sizeof(real))
+    if b != NULL:
+        memcpy(bias, b + m, lanes * sizeof(real))
+    pixel_lines(N, nv, lanes, &tiles, x, packed, y + m)
 
 
 cdef bint block_pays(Py_ssize_t N, Py_ssize_t R, Py_ssize_t M) noexcept:
@@ -246,6 +191,11 @@ cdef void outer_tile_of(
         outer_tile(1, 2, x, F, dy, dy_step, N, dw, K, lanes)
     else:
         outer_tile(1, 1, x, F, dy, dy_step, N, dw, K, lanes)
+
+
+cdef inline Py_ssize_t tile_of_few(Py_ssize_t left) noexcept nogil:
+    """How many of `left` rows the next tile takes."""
+    return TILE_2 if left >= TILE_2 else 6 if left >= 6 else 4 if left >= 4 else 1
 
 
 cdef void outer_item(const real* x, Py_ssize_t F, const real* packed, Py_ssize_t width, Py_ssize_t N,
