@@ -13,7 +13,17 @@ import oracle
 import pytest
 
 from pyconv import _dispatch, functional
-from pyconv.bench import cli, layers, machine, measure, predict, reference, shapes, threads
+from pyconv.bench import (
+    cli,
+    layers,
+    machine,
+    measure,
+    predict,
+    random_shapes,
+    reference,
+    shapes,
+    threads,
+)
 from pyconv.bench.problem import LARGEST, Problem, sample
 from pyconv.cli import main
 
@@ -41,6 +51,22 @@ def test_table_has_its_sections_and_no_name_twice():
     assert set(TABLE) == {"layers", "small", "one_image", "extra"}
     assert len(SHAPES) == sum(map(len, TABLE.values()))
     assert {shape.kind for shape in TABLE["layers"]} == {"conv", "pool"}
+
+
+def test_random_shapes_are_drawn_by_their_seed_and_named_by_all_that_they_are():
+    drawn = random_shapes.draw(60, seed=3)
+    assert drawn == random_shapes.draw(60, seed=3) != random_shapes.draw(60, seed=4)
+    assert len({shape.name for shape in drawn}) == len({replace(shape, name="") for shape in drawn})
+    assert {shape.groups == shape.x[3] for shape in drawn} == {True, False}
+    for shape in drawn:
+        assert 1e6 <= shape.flops <= 3e9
+        assert max(np.prod(shape.y[:3]), np.prod(shape.w[:3])) * LARGEST**2 < 2**24  # exact
+
+
+def test_random_layers(capsys):
+    assert bench("layers", "--random", "1", "--seed", "2", "--rounds", "1") == 0
+    [shape] = random_shapes.draw(1, seed=2)
+    assert capsys.readouterr().out.count(shape.name) == 3
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=lambda shape: shape.name)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import layers, machine, plot, threads
+from . import layers, machine, plot, random_shapes, threads
 from .measure import Measurement, measure_all
 from .peer import NETWORK_SCRIPTS, SCRIPTS, Peer, PeerMissingError
 from .predict import Prediction, predict_all
@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="3x3 layers for one image")
     table.add_argument("--extra", dest="section", action="store_const", const="extra",
                        help="shapes that are in no table: odd sizes, groups, batches of 1 and 256")
+    table.add_argument("--random", type=_positive, metavar="N",
+                       help="N convolutions drawn at random, to find cliffs")
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="of --random: the same seed draws the same shapes (default: 0)")
     parser.add_argument("--shapes", type=Path, default=TABLE, metavar="FILE",
                         help=f"another table in the form of pyconv/bench/{TABLE.name}")
     parser.add_argument("--only", type=_names, metavar="NAME[,NAME]",
@@ -105,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
                   + ", each in its fastest layout")
         measured = measure_all(chosen, args.direction, counts, args.rounds, peers)
         if args.what == "layers":
-            measurements = layers.print_rows(measured, names)
+            width = max(14, 2 + max(len(shape.name) for shape in chosen))
+            measurements = layers.print_rows(measured, names, width)
             for name in names:
                 layers.print_summary(measurements, name)
         else:
@@ -115,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
                 predict_all(chosen, args.direction, args.rounds), counts)
         versions = [{"name": peer.name, "version": peer.version} for peer in peers]
     if args.json:
-        report = {"section": None if args.only else args.section,
+        report = {"section": None if args.only or args.random else args.section,
                   **_report(facts, versions, counts, measurements, predictions)}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
@@ -130,7 +135,9 @@ def run(args: argparse.Namespace) -> int:
 def _choose(args: argparse.Namespace) -> list[ConvShape | PoolShape]:
     """The shapes that were asked for; an error of usage if there are none."""
     table = load(args.shapes)
-    if args.only is None:
+    if args.random:
+        chosen: list[ConvShape | PoolShape] = [*random_shapes.draw(args.random, args.seed)]
+    elif args.only is None:
         if args.section not in table:
             args.wrong_usage(f"{args.shapes} has no section {args.section!r}, only "
                              f"{', '.join(table)}")

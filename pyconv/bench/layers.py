@@ -10,15 +10,16 @@ from .measure import UNSTEADY, Measurement
 from .shapes import ConvShape
 
 
-def print_rows(measured: Iterable[list[Measurement]], peers: Sequence[str]) -> list[Measurement]:
-    """Print each measurement as it comes; returns them all."""
+def print_rows(measured: Iterable[list[Measurement]], peers: Sequence[str], width: int = 14
+               ) -> list[Measurement]:
+    """Print each measurement as it comes, names in `width` columns; returns them all."""
     kind, everything = None, []
     for group in measured:
         for m in group:
             if m.shape.kind != kind:
                 kind = m.shape.kind
-                print("\n" + _header(kind, peers))
-            print(_line(m, peers), flush=True)
+                print("\n" + _header(kind, peers, width))
+            print(_line(m, peers, width), flush=True)
             everything.append(m)
     if any(m.is_unsteady for m in everything):
         print(f"\n* unsteady: half of the rounds took over {UNSTEADY} times the best, of pyconv or a "
@@ -56,22 +57,22 @@ def summary(measurements: list[Measurement], threads: int, peer: str) -> dict[st
     return ratios
 
 
-def _header(kind: str, peers: Sequence[str]) -> str:
+def _header(kind: str, peers: Sequence[str], width: int) -> str:
     rate = "GFLOP/s  % of peak" if kind == "conv" else "   GB/s           "
     algorithm = f"{'algorithm':<11}" if kind == "conv" else ""
     columns = "".join(f"{peer + ' ms':>13}  ratio" for peer in peers)
-    return (f"{'layer':<14}{'direction':<14}{algorithm}{'threads':>7}{'ms':>10}  {rate}    error"
+    return (f"{'layer':<{width}}{'direction':<14}{algorithm}{'threads':>7}{'ms':>10}  {rate}    error"
             f"{columns}")
 
 
-def _line(m: Measurement, peers: Sequence[str]) -> str:
+def _line(m: Measurement, peers: Sequence[str], width: int) -> str:
     algorithm = f"{m.algorithm:<11}" if m.algorithm else ""
     peak = f"{100 * m.rate / fma_peak(m.threads):11.0f}" if m.shape.kind == "conv" else " " * 11
     error = f"{m.error:9.0e}" if m.error else f"{'exact':>9}"
     columns = "".join(
         f"{1e3 * seconds:13.3f}{m.ratio(peer):7.2f}" if (seconds := m.peer_seconds(peer))
         else f"{'-':>13}{'-':>7}" for peer in peers)
-    return (f"{m.shape.name:<14}{m.direction:<14}{algorithm}{m.threads:>7}{1e3 * m.seconds:10.3f}"
+    return (f"{m.shape.name:<{width}}{m.direction:<14}{algorithm}{m.threads:>7}{1e3 * m.seconds:10.3f}"
             f"{m.rate:9.1f}{peak}{error}{columns}{' *' if m.is_unsteady else ''}")
 
 
