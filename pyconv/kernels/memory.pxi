@@ -1,41 +1,44 @@
 # Workspaces: memory aligned to cache lines, that grows and is then used again, call after call.
 
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 
 cdef extern from *:
     """
-    #include <stdlib.h>
     #include <string.h>
     #ifdef _OPENMP
     #include <omp.h>
     #endif
     """
     const Py_ssize_t PY_SSIZE_T_MAX
-    int posix_memalign(void** pointer, size_t alignment, size_t size) noexcept nogil
 
 
 cdef class Workspace:
-    """`size` bytes at `data`, aligned to a cache line; undefined contents."""
+    """`size` bytes at `data`, aligned to a cache line; undefined contents, but zeros at first.
+
+    Kernels take whole vectors along, numbers that nobody wrote with them. What memory happens to hold may
+    be subnormal, on which CPUs take up to five times as long; so it begins as zeros. Of memory that is
+    new from the system `calloc` knows that, and writes nothing.
+    """
+    cdef void* memory
     cdef char* data
     cdef Py_ssize_t size
 
     def __dealloc__(self):
-        free(self.data)
+        free(self.memory)
 
     cdef real* take(self, Py_ssize_t count) except? NULL:
         """At least `count` numbers; what was there before is lost."""
-        cdef void* memory = NULL
         cdef Py_ssize_t size
         if count > PY_SSIZE_T_MAX // <Py_ssize_t> sizeof(real) - 64:
             raise MemoryError(f"a workspace of {count} numbers")
         size = count * <Py_ssize_t> sizeof(real) + 64
         if size > self.size:
-            free(self.data)
-            self.data = NULL
+            free(self.memory)
             self.size = 0
-            if posix_memalign(&memory, 64, size) != 0:
+            self.memory = calloc(size + 64, 1)
+            if self.memory == NULL:
                 raise MemoryError(f"a workspace of {size} bytes")
-            self.data = <char*> memory
+            self.data = <char*> (<size_t> self.memory + 63 & ~<size_t> 63)
             self.size = size
         return <real*> self.data
 
