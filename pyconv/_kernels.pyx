@@ -15,6 +15,8 @@ include "kernels/watch.pxi"        # whether weights have changed
 include "kernels/tile.pxi"         # register tiles of the convolution
 include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
 include "kernels/cycle.pxi"        # and with lanes that share input channels
+include "kernels/packing.pxi"      # padded inputs, packed weights
+include "kernels/spans.pxi"        # columns of outputs that have the same taps
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels

@@ -137,9 +137,9 @@ cdef inline inlined cycle_tiles(
             for i in range(rows):
                 for v in range(LANE_VECTORS):
                     acc[i * LANE_VECTORS + v] = (<const vec*> (block.b + v * VL))[0]
-            from_w = w
             for r in range(block.runs):
-                p = from_x + block.offset[r]
+                p = from_x + block.run[r].x
+                from_w = w + block.run[r].w * LANES
                 for c in range(block.length // P):
                     for v in range(LANE_VECTORS):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]

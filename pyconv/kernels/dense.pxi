@@ -105,9 +105,10 @@ cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, b
                      Py_ssize_t M, const real* b, bint relu, real* y, real* packed, Py_ssize_t m,
                      Py_ssize_t lanes) noexcept nogil:
     """Outputs m to m + lanes of all rows; `packed` has room for their weights and biases."""
-    cdef Py_ssize_t zero = 0, nv = (lanes + VL - 1) // VL
+    cdef Py_ssize_t nv = (lanes + VL - 1) // VL
+    cdef Run run = Run(0, 0)
     cdef real* bias = packed + R * nv * VL
-    cdef Block tiles = Block(1, 0, 0, R, 0, M, &zero, 1, R, 1, nv * VL, bias, relu)
+    cdef Block tiles = Block(1, 0, 0, R, 0, M, &run, 1, R, 1, nv * VL, bias, relu)
     if turned:
         pack_columns(w + m * R, R, R, lanes, packed, nv * VL)
     else:

@@ -16,90 +16,14 @@ cdef struct Phase:
     Py_ssize_t rows, columns      # outputs q of this phase
     Py_ssize_t to_row, to_column  # where output q = 0 goes
     Py_ssize_t first_tap, taps    # its slice of the tap arrays
-    Py_ssize_t first_run, runs, run_length  # taps side by side in memory read as one run
+    Py_ssize_t tap_rows           # the taps are a grid of so many rows
+    Py_ssize_t first_span, spans  # all columns, all taps; behind it, cut into columns of the same taps
     Py_ssize_t packed             # where its weights are, in a block's
 
 
 cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
-
-
-cdef void pad_rows(
-    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
-    real* band, Py_ssize_t width, Py_ssize_t pixel,
-    Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t channels,
-) noexcept nogil:
-    """Copy `rows` x `width` input pixels from (row, column) on, with zeros outside the image."""
-    cdef Py_ssize_t h, w
-    cdef Py_ssize_t before = min(max(0, -column), width)
-    cdef Py_ssize_t first = max(0, column)
-    cdef Py_ssize_t inside = max(0, min(W, column + width) - first)
-    cdef const real* source
-    for h in range(row, row + rows):
-        if h < 0 or h >= H or inside == 0:
-            memset(band, 0, width * pixel * sizeof(real))
-        else:
-            source = x + (h * W + first) * C
-            memset(band, 0, before * pixel * sizeof(real))
-            if channels == C == pixel:
-                memcpy(band + before * pixel, source, inside * C * sizeof(real))
-            else:
-                for w in range(inside):
-                    memcpy(band + (before + w) * pixel, source + w * C, channels * sizeof(real))
-            memset(band + (before + inside) * pixel, 0,
-                   (width - before - inside) * pixel * sizeof(real))
-        band += width * pixel
-
-
-cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes, real* packed,
-                    Py_ssize_t width) noexcept nogil:
-    """packed[i, :width] = w[i * step, :lanes], then zeros."""
-    cdef Py_ssize_t i, k
-    for i in range(rows):
-        for k in range(width // VL):
-            (<vec*> packed)[k] = load_part(w + k * VL, lanes - k * VL)
-        if width < VL:
-            copy_short(packed, w, width)
-        w += step
-        packed += width
-
-
-cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes,
-                       real* packed, Py_ssize_t width) noexcept nogil:
-    """packed[i, :width] = w[:lanes, i], then zeros; a column is `step` long. VL x VL at a time."""
-    cdef vec[16] square
-    cdef Py_ssize_t k = 0, i, j, columns, count
-    while k < lanes:
-        columns, i = min(VL, lanes - k), 0
-        while i < rows:
-            count = min(VL, rows - i)
-            for j in range(VL):
-                square[j] = vec_set(0)
-                if j < columns:
-                    square[j] = load_part(w + (k + j) * step + i, count)
-            transpose(square)
-            for j in range(count):
-                if width < VL:
-                    copy_short(packed + (i + j) * width, <real*> &square[j], width)
-                else:
-                    (<vec*> (packed + (i + j) * width + k))[0] = square[j]
-            i += VL
-        k += VL
-
-
-cdef real* padded_bias(Workspace to, const real* b, Py_ssize_t blocks, Py_ssize_t blocks_group,
-                       Py_ssize_t block, Py_ssize_t K_group) except? NULL:
-    """The bias a block of channels at a time, zeros behind a group's last and where there is none."""
-    cdef Py_ssize_t i, k
-    cdef real* bias = to.take(blocks * block)
-    memset(bias, 0, blocks * block * sizeof(real))
-    if b != NULL:
-        for i in range(blocks):
-            k = i % blocks_group * block
-            memcpy(bias + i * block, b + i // blocks_group * K_group + k,
-                   min(block, K_group - k) * sizeof(real))
-    return bias
 
 
 cdef tuple in_rows(tuple shape):
@@ -147,10 +71,11 @@ cdef class Gather:
     cdef bint few                                  # pixels: too few to repay packing the weights
     cdef const real* w                             # the weights of this call
     cdef Phase* phases
+    cdef Columns* spans
+    cdef Run* runs
     cdef Py_ssize_t* tap_h
     cdef Py_ssize_t* tap_w
     cdef Py_ssize_t* tap_index
-    cdef Py_ssize_t* run_offset
     cdef Py_ssize_t tap_count
     cdef Py_ssize_t version                        # of the weights that were packed
     cdef Workspace weights, scratch, bias
@@ -180,12 +105,11 @@ cdef class Gather:
         self.phase_count = len(phases)
         self.tap_count = sum(len(taps) for _, taps in phases)
         self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
-        self.tap_h = <Py_ssize_t*> malloc(4 * (self.tap_count + 1) * sizeof(Py_ssize_t))
+        self.tap_h = <Py_ssize_t*> malloc((3 * self.tap_count + 1) * sizeof(Py_ssize_t))
         if self.phases == NULL or self.tap_h == NULL:
             raise MemoryError()
         self.tap_w = self.tap_h + self.tap_count
         self.tap_index = self.tap_w + self.tap_count
-        self.run_offset = self.tap_index + self.tap_count
         for p, ((to_row, to_column), taps) in enumerate(phases):
             self.phases[p].to_row, self.phases[p].to_column = to_row, to_column
             self.phases[p].rows = max(0, -((to_row - self.TH) // self.stride_h))
@@ -202,6 +126,8 @@ cdef class Gather:
     def __dealloc__(self):
         free(self.phases)
         free(self.tap_h)
+        free(self.spans)
+        free(self.runs)
 
     cdef cut(self):
         """Choose channel blocks, and the work items: by shape alone, so that sums never move."""
@@ -230,7 +156,8 @@ cdef class Gather:
             not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
             or self.in_place and self.band * self.columns * (self.C + self.TC) * sizeof(real)
             > BAND_BYTES
-            or self.too_few_items()
+            # Rows that fill no tile make tiles below each other (spans.pxi), if they are enough.
+            or (self.columns > TILE_1 or self.band * self.columns > 2 * ROW) and self.too_few_items()
         ):
             self.band = (self.band + 1) // 2
         while self.chunks < self.blocks and self.too_few_items():
@@ -259,48 +186,56 @@ cdef class Gather:
 
     cdef find_runs(self):
         """Taps that are neighbours in a row and in memory are one run: fewer, longer inner loops."""
-        cdef Py_ssize_t p, t, first, column, run = 0
-        cdef bint joined
-        cdef Phase* phase
+        cdef Py_ssize_t p, i
+        cdef list spans = [], runs = []
         for p in range(self.phase_count):
-            phase = &self.phases[p]
-            first = phase.first_tap
-            length = 1
-            while first + length < first + phase.taps and self.follows(first + length):
-                length += 1
-            joined = self.pixel == self.C_group and all(
-                self.follows(t) == bool((t - first) % length)
-                for t in range(first + 1, first + phase.taps)
-            ) and phase.taps % length == 0
-            if not joined or self.wide:
-                length = 1
-            phase.first_run, phase.runs = run, phase.taps // length
-            phase.run_length = length * self.C_group
-            for t in range(first, first + phase.taps, length):
-                column = self.tap_w[t] - self.left
-                self.run_offset[run] = (self.tap_h[t] - self.top) * self.line + (
-                    column % self.step_w * self.plane + column // self.step_w if self.wide
-                    else column * self.pixel
-                )
-                run += 1
+            taps = range(self.phases[p].first_tap, self.phases[p].first_tap + self.phases[p].taps)
+            rows = sorted({self.tap_h[t] for t in taps})
+            columns = sorted({self.tap_w[t] for t in taps})
+            self.phases[p].tap_rows, self.phases[p].first_span = len(rows), len(spans)
+            cut = []
+            if not (self.in_place or self.wide or self.cycle):
+                cut = cut_columns(columns, self.phases[p].columns, self.step_w, self.W, self.band)
+            self.phases[p].spans = len(cut)
+            for first, last, a, b, upright in [
+                    (0, self.phases[p].columns, 0, len(columns), False), *cut]:
+                length = neighbours(columns[a:b]) if self.pixel == self.C_group and not self.wide else 1
+                spans.append((first, last, len(runs), (b - a) // length, length * self.C_group,
+                              upright))
+                runs += [(self.offset(h, columns[c]), (r * len(columns) + c) * self.C_group)
+                         for r, h in enumerate(rows) for c in range(a, b, length)]
+        self.spans = <Columns*> malloc(len(spans) * sizeof(Columns))
+        self.runs = <Run*> malloc((len(runs) + 1) * sizeof(Run))
+        if self.spans == NULL or self.runs == NULL:
+            raise MemoryError()
+        for i, (first, last, first_run, count, length, upright) in enumerate(spans):
+            self.spans[i] = Columns(first, last, first_run, count, length, upright)
+        for i, (x, w) in enumerate(runs):
+            self.runs[i] = Run(x, w)
         self.place_weights()
 
+    cdef Py_ssize_t offset(self, Py_ssize_t h, Py_ssize_t w):
+        """Where a tap reads, from where its output's band starts."""
+        h, w = (h - self.top) * self.line, w - self.left
+        return h + (w % self.step_w * self.plane + w // self.step_w if self.wide else w * self.pixel)
+
     cdef place_weights(self):
-        """How many numbers of packed weights a block has, and where a phase's start."""
-        cdef Py_ssize_t p, length
+        """How many numbers of packed weights a block has, and where those of a phase and a run are."""
+        cdef Py_ssize_t p, i, parts
+        cdef const Columns* span
         self.packed_size = self.tap_count * self.C_group * self.block
         if self.cycle:
-            length = min([self.phases[p].run_length for p in range(self.phase_count)
-                          if self.phases[p].runs], default=1)
-            self.cycle = cycle_parts(self.K_group, length)
             self.packed_size = 0
+            self.cycle = cycle_parts(self.K_group, min(
+                [self.spans[p].length for p in range(self.phase_count) if self.spans[p].runs],
+                default=1))
         for p in range(self.phase_count if self.cycle else 0):
             self.phases[p].packed = self.packed_size
-            length = (self.phases[p].run_length + self.cycle - 1) // self.cycle
-            self.packed_size += self.phases[p].runs * length * LANES
-
-    cdef bint follows(self, Py_ssize_t t):
-        return self.tap_h[t] == self.tap_h[t - 1] and self.tap_w[t] == self.tap_w[t - 1] + 1
+            span = &self.spans[p]
+            parts = (span.length + self.cycle - 1) // self.cycle
+            for i in range(self.phases[p].tap_rows * span.runs):
+                self.runs[span.first_run + i].w = i * parts
+            self.packed_size += self.phases[p].tap_rows * span.runs * parts * LANES
 
     cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
         """Weights of one channel block as the tile reads them: [phase, tap, C_group, lanes]."""
@@ -327,33 +262,32 @@ cdef class Gather:
                 pack_columns(w + self.tap_index[t] * self.w_tap, self.w_out, self.C_group, lanes,
                              packed, width)
             packed += self.C_group * width
-        if self.clips:
-            while first < packed:
-                zero = zero + load_part(first, packed - first) * vec_set(0)
-                first += VL
-            if any_nan(zero):
-                self.spoiled = True
+        while first < packed:
+            zero = zero + load_part(first, packed - first) * vec_set(0)
+            first += VL
+        if any_nan(zero):
+            self.spoiled = True
 
     cdef void pack_cycles(self, const real* w, real* packed) noexcept nogil:
         """The same for cycle.pxi: [phase, run, P numbers at a time][channel, part]."""
         cdef Py_ssize_t p, run, i, k, tap, part
         cdef const real* source
         cdef real* to
-        cdef Phase* phase
+        cdef const Columns* span
         memset(packed, 0, self.packed_size * sizeof(real))
         for p in range(self.phase_count):
-            phase = &self.phases[p]
-            for run in range(phase.runs):
-                for i in range(phase.run_length):
-                    tap = phase.first_tap + (run * phase.run_length + i) // self.C_group
+            span = &self.spans[self.phases[p].first_span]
+            for run in range(self.phases[p].tap_rows * span.runs):
+                for i in range(span.length):
+                    tap = self.phases[p].first_tap + (run * span.length + i) // self.C_group
                     source = w + self.tap_index[tap] * self.w_tap + i % self.C_group * self.w_in
                     part = i % self.cycle
-                    if i - part + self.cycle > phase.run_length:  # the last, read with those before
-                        part += self.cycle - phase.run_length % self.cycle
+                    if i - part + self.cycle > span.length:  # the last, read with those before
+                        part += self.cycle - span.length % self.cycle
                     to = packed + i // self.cycle * LANES + part
                     for k in range(self.K_group):
                         to[k * self.cycle] = source[k * self.w_out]
-                packed += (phase.run_length + self.cycle - 1) // self.cycle * LANES
+                packed += (span.length + self.cycle - 1) // self.cycle * LANES
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
@@ -419,7 +353,8 @@ cdef class Gather:
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
         cdef Py_ssize_t nv = (lanes + VL - 1) // VL
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Py_ssize_t q, column, columns = phase.columns, end = min(q0 + rows, phase.rows)
+        cdef Py_ssize_t q, column, columns = phase.columns, end = min(q0 + rows, phase.rows), first, last
+        cdef bint whole
         cdef Py_ssize_t pixel = self.stride_w * self.TC
         cdef Py_ssize_t row_step = self.stride_h * self.TW * self.TC
         cdef Block tiles
@@ -438,9 +373,6 @@ cdef class Gather:
             y += group * self.K_group + k
         if self.cleared and phase.taps == 0:
             return
-        if self.wide and not (self.clips and self.spoiled):
-            self.run_wide(band, packed, b, relu, y + q0 * row_step, row_step, phase, lanes, end - q0)
-            return
         if self.clips and self.spoiled:
             for q in range(q0, end):
                 for column in range(min(columns, self.outputs - q * columns)):
@@ -454,42 +386,94 @@ cdef class Gather:
                         relu_span(y + q * row_step + column * pixel,
                                   y + q * row_step + column * pixel, lanes)
             return
-        tiles = Block(end - q0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel,
-                      self.run_offset + phase.first_run, phase.runs, phase.run_length, 1, w_step, b,
-                      relu)
-        if tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
-            # Rows that follow each other without a gap are one.
-            columns = min(columns * tiles.lines, self.outputs - q0 * columns)
-            tiles.lines = 1
-        if self.cycle:
-            cycle_lines(columns, self.cycle, lanes, &tiles, band, packed, y + q0 * row_step)
-        else:
-            pixel_lines(columns, nv, lanes, &tiles, band, packed, y + q0 * row_step)
+        tiles = Block(0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel, NULL, 0,
+                      0, 1, w_step, b, relu)
+        # Zeros outside the image count where a weight is infinite or NaN; few pixels' are not looked at.
+        whole = self.spoiled or self.few
+        first = phase.first_span
+        last = first + 1
+        if phase.spans and not whole:
+            first, last = last, last + phase.spans
+        while first < last:
+            self.run_span(band, packed, tiles, y, phase, &self.spans[first], lanes, q0, end, whole)
+            first += 1
 
-    cdef void run_wide(self, const real* band, const real* packed, const real* b, bint relu,
-                       real* y, Py_ssize_t row_step, const Phase* phase, Py_ssize_t lanes,
-                       Py_ssize_t rows) noexcept nogil:
-        """A phase by wide tiles: neighbouring vectors of a row, or if they are few, of a column."""
-        cdef Py_ssize_t pixel = 1 if self.planar else self.stride_w * self.TC
-        cdef Py_ssize_t vectors = (phase.columns + VL - 1) // VL
+    cdef void run_span(self, const real* band, const real* packed, Block tiles, real* y,
+                       const Phase* phase, const Columns* span, Py_ssize_t lanes, Py_ssize_t q0,
+                       Py_ssize_t end, bint whole) noexcept nogil:
+        """Rows q0 to `end`, without the taps that lie above or below the image unless `whole`."""
+        cdef Py_ssize_t q = q0, stop, first, last, pixels
+        cdef Py_ssize_t columns = span.last - span.first
+        cdef Py_ssize_t nv = (lanes + VL - 1) // VL
+        cdef const real* x
+        cdef real* to
+        band += span.first * tiles.x_step
+        y += span.first * tiles.y_step
+        tiles.length = span.length
+        while q < end:
+            x, to = band + (q - q0) * tiles.x_line, y + q * tiles.y_line
+            first, last, stop = 0, phase.tap_rows, end
+            if not (whole or span.upright or self.in_place):
+                stop = self.same_rows(phase, q, end, &first, &last)
+            tiles.run = self.runs + span.first_run + first * span.runs
+            tiles.runs = (last - first) * span.runs
+            tiles.lines, pixels, q = stop - q, columns, stop
+            if span.upright:
+                tiles.x_line, tiles.x_step = tiles.x_step, tiles.x_line
+                tiles.y_line, tiles.y_step = tiles.y_step, tiles.y_line
+                tiles.lines, pixels = pixels, tiles.lines
+            elif tiles.x_line == columns * tiles.x_step and tiles.y_line == columns * tiles.y_step:
+                # Rows that follow each other without a gap are one.
+                pixels = min(columns * tiles.lines, self.outputs - q0 * columns)
+                tiles.lines = 1
+            if self.wide:
+                self.run_wide(x, packed, &tiles, to, columns, lanes)
+            elif self.cycle:
+                cycle_lines(pixels, self.cycle, lanes, &tiles, x, packed, to)
+            else:
+                pixel_lines(pixels, nv, lanes, &tiles, x, packed, to)
+
+    cdef Py_ssize_t same_rows(self, const Phase* phase, Py_ssize_t q, Py_ssize_t end,
+                              Py_ssize_t* first, Py_ssize_t* last) noexcept nogil:
+        """The rows of taps inside the image for output row q; returns the next row that has others."""
+        cdef const Py_ssize_t* taps = self.tap_h + phase.first_tap
+        cdef Py_ssize_t rows = phase.tap_rows, columns = phase.taps // max(1, rows)
+        cdef Py_ssize_t row = q * self.step_h, step = self.step_h
+        first[0] = 0
+        while first[0] < rows and row + taps[first[0] * columns] < 0:
+            first[0] += 1
+        last[0] = first[0]
+        while last[0] < rows and row + taps[last[0] * columns] < self.H:
+            last[0] += 1
+        if first[0] > 0:
+            end = min(end, (step - 1 - taps[(first[0] - 1) * columns]) // step)
+        if last[0] > first[0]:
+            end = min(end, (self.H + step - 1 - taps[(last[0] - 1) * columns]) // step)
+        return end
+
+    cdef void run_wide(self, const real* x, const real* packed, const Block* tiles, real* y,
+                       Py_ssize_t columns, Py_ssize_t lanes) noexcept nogil:
+        """Lines by wide tiles: neighbouring vectors of a row, or if they are few, of a column."""
+        cdef Py_ssize_t pixel = 1 if self.planar else tiles.y_step
+        cdef Py_ssize_t vectors = (columns + VL - 1) // VL
         cdef bint down = wide_vectors(lanes, vectors, False) < wide_vectors(lanes, 4, False)
-        cdef Py_ssize_t x_vector = self.step_h * self.line if down else VL
-        cdef Py_ssize_t y_vector = row_step if down else VL * pixel
+        cdef Py_ssize_t x_vector = tiles.x_line if down else VL
+        cdef Py_ssize_t y_vector = tiles.y_line if down else VL * pixel
         cdef Py_ssize_t q = 0, column = 0, nv
-        while q < rows and column < phase.columns:
-            nv = wide_vectors(lanes, rows - q if down else vectors - column // VL, down)
+        while q < tiles.lines and column < columns:
+            nv = wide_vectors(lanes, tiles.lines - q if down else vectors - column // VL, down)
             wide_tile_of(
-                lanes, nv, band + q * self.step_h * self.line + column, x_vector,
-                self.step_w * self.plane, self.run_offset + phase.first_run, phase.runs,
-                self.C_group, packed, b, relu, y + q * row_step + column * pixel, self.planar,
-                y_vector, pixel, phase.columns - column, 0 if down else VL)
+                lanes, nv, x + q * tiles.x_line + column, x_vector, self.step_w * self.plane, tiles.run,
+                tiles.runs, self.C_group, packed, tiles.b, tiles.relu,
+                y + q * tiles.y_line + column * pixel, self.planar, y_vector, pixel, columns - column,
+                0 if down else VL)
             if down:
                 q += nv
-                if q >= rows:
+                if q >= tiles.lines:
                     q, column = 0, column + VL
             else:
                 column += nv * VL
-                if column >= phase.columns:
+                if column >= columns:
                     q, column = q + 1, 0
 
     cdef void run_pixel(self, const real* band, const real* packed, const real* b,
@@ -497,9 +481,10 @@ cdef class Gather:
                         Py_ssize_t nv, Py_ssize_t lanes, real* to) noexcept nogil:
         """One output, tap by tap, without the taps outside the input. Steps are 1 here (dx)."""
         cdef real[64] total
-        cdef Py_ssize_t t, h, w, zero = 0
+        cdef Py_ssize_t t, h, w
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
-        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &zero, 1, self.C_group, 1, width, NULL, False)
+        cdef Run run = Run(0, 0)
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &run, 1, self.C_group, 1, width, NULL, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):
@@ -507,7 +492,7 @@ cdef class Gather:
             if 0 <= h < self.H and 0 <= w < self.W:
                 h, w = self.tap_h[t] - self.top, self.tap_w[t] - self.left
                 if self.wide:
-                    wide_tile_of(lanes, 1, band + h * self.line + w, 0, self.plane, &zero, 1,
+                    wide_tile_of(lanes, 1, band + h * self.line + w, 0, self.plane, &run, 1,
                                  self.C_group, packed, total, False, total, 0, 0, lanes, 1, 0)
                 else:
                     pixel_lines(1, nv, width, &tile, band + h * self.line + w * self.pixel, packed,

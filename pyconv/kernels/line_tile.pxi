@@ -108,18 +108,6 @@ cdef extern from *:
         UNROLLED for (int i = 0; i < rows * nv; i++) *(vec*) (m + i * VL) = sum[i];
     }
 
-    /* The first `count` lanes. */
-    static inline __attribute__((always_inline)) void store_part(real* to, vec a, Py_ssize_t count) {
-        if (count >= VL) { *(vec*) to = a; return; }
-    #if defined(__AVX512F__)
-        if (sizeof(real) == 4) {
-            _mm512_mask_storeu_ps(to, (__mmask16) ((1 << count) - 1), (__m512) a);
-            return;
-        }
-    #endif
-        memcpy(to, &a, count * sizeof(real));
-    }
-
     /* y = A^T m + b, 4 outputs; `power` has p, p^2, p^3 of each pair. Returns NaN or infinity where one
        is not finite, else 0. */
     static inline __attribute__((always_inline)) vec line_out(

@@ -26,6 +26,7 @@ cdef extern from *:
     typedef whole ivec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
 
     #include <math.h>
+    #include <string.h>
     #if defined(__SSE2__)
     #include <immintrin.h>
     #endif
@@ -49,6 +50,41 @@ cdef extern from *:
         ivec lane;
         for (int l = 0; l < VL; l++) lane[l] = l;
         return (vec) ((ivec) a & (ivec) (lane < (whole) count));
+    }
+    /* The first `count` lanes of what is at p, zeros behind them; at most VL, and no more is read. */
+    static inline __attribute__((always_inline)) vec load_part(const real* p, Py_ssize_t count) {
+        if (count >= VL) return *(const vec*) p;
+        if (count < 0) count = 0;
+    #if defined(__AVX512F__)
+        if (sizeof(real) == 4) return (vec) _mm512_maskz_loadu_ps((__mmask16) ((1 << count) - 1), p);
+        return (vec) _mm512_maskz_loadu_pd((__mmask8) ((1 << count) - 1), p);
+    #else
+        vec a = {0};
+        real* to = (real*) &a;
+        _Pragma("GCC unroll 4")
+        for (int size = VL / 2; size > 0; size /= 2)
+            if (count & size) {
+                memcpy(to, p, size * sizeof(real));
+                to += size, p += size;
+            }
+        return a;
+    #endif
+    }
+    /* The first `count` lanes, at most VL. */
+    static inline __attribute__((always_inline)) void store_part(real* p, vec a, Py_ssize_t count) {
+        if (count >= VL) { *(vec*) p = a; return; }
+    #if defined(__AVX512F__)
+        if (sizeof(real) == 4) _mm512_mask_storeu_ps(p, (__mmask16) ((1 << count) - 1), (__m512) a);
+        else _mm512_mask_storeu_pd(p, (__mmask8) ((1 << count) - 1), (__m512d) a);
+    #else  /* AMD's CPUs without AVX-512 are slow at masked stores */
+        const real* from = (const real*) &a;
+        _Pragma("GCC unroll 4")
+        for (int size = VL / 2; size > 0; size /= 2)
+            if (count & size) {
+                memcpy(p, from, size * sizeof(real));
+                from += size, p += size;
+            }
+    #endif
     }
     /* Rows and columns of VL vectors change places: first inside blocks of 16 bytes, where shuffles
        are cheapest, then the blocks do. Of rows i and i + s, one gets what comes first of both. */
@@ -183,6 +219,8 @@ cdef extern from *:
     vec vec_where(ivec mask, vec a, vec b) noexcept nogil
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
     ivec ivec_set(whole a) noexcept nogil
+    vec load_part(const real* p, Py_ssize_t count) noexcept nogil
+    void store_part(real* p, vec a, Py_ssize_t count) noexcept nogil
     void transpose(vec* rows) noexcept nogil
     const Py_ssize_t BLOCK
     void transpose_block(const real** from_, Py_ssize_t at, real* to, Py_ssize_t plane) noexcept nogil

@@ -99,13 +99,13 @@ cdef void join_row(const real* planes, Py_ssize_t plane, Py_ssize_t pixels, Py_s
 
 cdef inline inlined wide_tile(
     const Py_ssize_t K, const Py_ssize_t nv,
-    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps,
+    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Run* run, Py_ssize_t taps,
     Py_ssize_t C, const real* w, const real* b, bint relu, real* y, Py_ssize_t y_plane,
     Py_ssize_t y_vector, Py_ssize_t y_pixel, Py_ssize_t pixels, Py_ssize_t taken,
 ) noexcept nogil:
-    """y[k, v, p] = b[k] + sum over t, c of x[c * plane + offset[t] + v * x_vector + p] * w[t, c, k].
+    """y[k, v, p] = b[k] + sum over t, c of x[t.x + c * plane + v * x_vector + p] * w[t.w + c, k].
 
-    Taps t, channels c; v is one of `nv` vectors, p one of its pixels. y is in planes, where whole
+    """y[k, v, p] = b[k] + sum over t, c of x[t.x + c * plane + v * x_vector + p] * w[t.w + c, k].
     vectors are written, or with a `y_plane` of 0 in pixels, `pixels` of the first vector and `taken`
     fewer of each after it.
     """
@@ -114,20 +114,21 @@ cdef inline inlined wide_tile(
     cdef vec a
     cdef Py_ssize_t k, v, t, c, p
     cdef const real* source
+    cdef const real* from_w
     cdef real[384] sums  # 24 vectors, for reading single lanes
     for k in range(K):
         for v in range(nv):
             acc[k * nv + v] = vec_set(b[k])
     for t in range(taps):
-        source = x + offset[t]
+        source, from_w = x + run[t].x, w + run[t].w * K
         for c in range(C):
             for v in range(nv):
                 xv[v] = (<const vec*> (source + v * x_vector))[0]
             for k in range(K):
-                a = vec_set(w[k])
+                a = vec_set(from_w[k])
                 for v in range(nv):
                     acc[k * nv + v] = acc[k * nv + v] + xv[v] * a
-            w = w + K
+            from_w = from_w + K
             source = source + plane
     for k in range(K):
         for v in range(nv):
@@ -146,79 +147,79 @@ cdef inline inlined wide_tile(
 
 cdef void wide_tile_of(
     Py_ssize_t K, Py_ssize_t nv,
-    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Py_ssize_t* offset, Py_ssize_t taps,
+    const real* x, Py_ssize_t x_vector, Py_ssize_t plane, const Run* run, Py_ssize_t taps,
     Py_ssize_t C, const real* w, const real* b, bint relu, real* y, Py_ssize_t y_plane,
     Py_ssize_t y_vector, Py_ssize_t y_pixel, Py_ssize_t pixels, Py_ssize_t taken,
 ) noexcept nogil:
     """`wide_tile` of 1 to 8 channels and 1, 2 or 4 vectors."""
     if nv == 4:
         if K == 6:
-            wide_tile(6, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(6, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(5, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(4, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(3, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(2, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         else:
-            wide_tile(1, 4, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(1, 4, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
     elif nv == 2:
         if K == 8:
-            wide_tile(8, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(8, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 7:
-            wide_tile(7, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(7, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 6:
-            wide_tile(6, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(6, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(5, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(4, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(3, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(2, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         else:
-            wide_tile(1, 2, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(1, 2, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
     else:
         if K == 8:
-            wide_tile(8, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(8, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 7:
-            wide_tile(7, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(7, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 6:
-            wide_tile(6, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(6, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 5:
-            wide_tile(5, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(5, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 4:
-            wide_tile(4, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(4, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 3:
-            wide_tile(3, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(3, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         elif K == 2:
-            wide_tile(2, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(2, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
         else:
-            wide_tile(1, 1, x, x_vector, plane, offset, taps, C, w, b, relu, y, y_plane, y_vector,
+            wide_tile(1, 1, x, x_vector, plane, run, taps, C, w, b, relu, y, y_plane, y_vector,
                       y_pixel, pixels, taken)
 
 

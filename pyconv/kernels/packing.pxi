@@ -1,0 +1,79 @@
+# Padded copies of the input, and packed copies of weights and biases, as the tiles read them.
+
+from libc.string cimport memcpy, memset
+
+cdef void pad_rows(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
+    real* band, Py_ssize_t width, Py_ssize_t pixel,
+    Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t channels,
+) noexcept nogil:
+    """Copy `rows` x `width` input pixels from (row, column) on, with zeros outside the image."""
+    cdef Py_ssize_t h, w
+    cdef Py_ssize_t before = min(max(0, -column), width)
+    cdef Py_ssize_t first = max(0, column)
+    cdef Py_ssize_t inside = max(0, min(W, column + width) - first)
+    cdef const real* source
+    for h in range(row, row + rows):
+        if h < 0 or h >= H or inside == 0:
+            memset(band, 0, width * pixel * sizeof(real))
+        else:
+            source = x + (h * W + first) * C
+            memset(band, 0, before * pixel * sizeof(real))
+            if channels == C == pixel:
+                memcpy(band + before * pixel, source, inside * C * sizeof(real))
+            else:
+                for w in range(inside):
+                    memcpy(band + (before + w) * pixel, source + w * C, channels * sizeof(real))
+            memset(band + (before + inside) * pixel, 0,
+                   (width - before - inside) * pixel * sizeof(real))
+        band += width * pixel
+
+
+cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes, real* packed,
+                    Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[i * step, :lanes], then zeros."""
+    cdef Py_ssize_t i, k
+    for i in range(rows):
+        for k in range(width // VL):
+            (<vec*> packed)[k] = load_part(w + k * VL, lanes - k * VL)
+        if width < VL:
+            copy_short(packed, w, width)
+        w += step
+        packed += width
+
+
+cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes,
+                       real* packed, Py_ssize_t width) noexcept nogil:
+    """packed[i, :width] = w[:lanes, i], then zeros; a column is `step` long. VL x VL at a time."""
+    cdef vec[16] square
+    cdef Py_ssize_t k = 0, i, j, columns, count
+    while k < lanes:
+        columns, i = min(VL, lanes - k), 0
+        while i < rows:
+            count = min(VL, rows - i)
+            for j in range(VL):
+                square[j] = vec_set(0)
+                if j < columns:
+                    square[j] = load_part(w + (k + j) * step + i, count)
+            transpose(square)
+            for j in range(count):
+                if width < VL:
+                    copy_short(packed + (i + j) * width, <real*> &square[j], width)
+                else:
+                    (<vec*> (packed + (i + j) * width + k))[0] = square[j]
+            i += VL
+        k += VL
+
+
+cdef real* padded_bias(Workspace to, const real* b, Py_ssize_t blocks, Py_ssize_t blocks_group,
+                       Py_ssize_t block, Py_ssize_t K_group) except? NULL:
+    """The bias a block of channels at a time, zeros behind a group's last and where there is none."""
+    cdef Py_ssize_t i, k
+    cdef real* bias = to.take(blocks * block)
+    memset(bias, 0, blocks * block * sizeof(real))
+    if b != NULL:
+        for i in range(blocks):
+            k = i % blocks_group * block
+            memcpy(bias + i * block, b + i // blocks_group * K_group + k,
+                   min(block, K_group - k) * sizeof(real))
+    return bias

@@ -1,0 +1,45 @@
+# Spans: columns of outputs that have the same taps inside the image, where skipping the others pays.
+#
+# In dx of filters that are large beside dy, and at the edges of small images, most taps would add zeros.
+# Rows of taps are skipped everywhere; columns only where outputs so cut still fill tiles: a span of
+# fewer columns than a tile has pixels is summed by tiles of pixels below each other.
+
+cdef struct Columns:
+    # Columns of a phase that have the same taps: those inside the image.
+    Py_ssize_t first, last
+    Py_ssize_t first_run, runs, length  # runs of a row of taps; each of `length` numbers
+    bint upright                        # so narrow that tiles are columns
+
+
+cdef Py_ssize_t neighbours(list columns):
+    """How many columns of taps make a run: neighbours, as many in each."""
+    cdef Py_ssize_t i, count = 1
+    while count < len(columns) and columns[count] == columns[count - 1] + 1:
+        count += 1
+    if len(columns) % count or any([(columns[i] == columns[i - 1] + 1) != bool(i % count)
+                                    for i in range(1, len(columns))]):
+        return 1
+    return count
+
+
+cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t W, Py_ssize_t rows):
+    """Spans of output columns with the same taps inside the image, if it pays to cut at all.
+
+    A list of (first, last, first tap, last tap, upright), each last one excluded. Cycles are counted
+    for tiles of pixels side by side or, upright, below each other; less than 4 take as long as 4.
+    """
+    cdef Py_ssize_t first, last, a, b
+    cdef double cost = 0
+    edges = {0, columns}
+    for tap in taps:
+        edges |= {-(tap // step), -((tap - W) // step)}
+    cuts = sorted([min(max(0, edge), columns) for edge in edges])
+    spans = []
+    for first, last in zip(cuts, cuts[1:]):
+        if first < last:
+            inside = [i for i, tap in enumerate(taps) if 0 <= first * step + tap < W]
+            a, b = (inside[0], inside[0] + len(inside)) if inside else (0, 0)
+            upright = (last - first) * max(4, rows) < rows * max(4, last - first)
+            spans.append((first, last, a, b, upright))
+            cost += min((last - first) * max(4, rows), rows * max(4, last - first)) * (b - a + 1)
+    return spans if cost < 0.8 * rows * max(4, columns) * (len(taps) + 1) else []
