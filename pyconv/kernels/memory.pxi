@@ -15,9 +15,9 @@ cdef extern from *:
 cdef class Workspace:
     """`size` bytes at `data`, aligned to a cache line; undefined contents, but zeros at first.
 
-    Kernels take whole vectors along, numbers that nobody wrote with them. What memory happens to hold may
-    be subnormal, on which CPUs take up to five times as long; so it begins as zeros. Of memory that is
-    new from the system `calloc` knows that, and writes nothing.
+    Kernels take whole vectors along, numbers that nobody wrote with them. What memory happens to hold
+    may be subnormal, on which CPUs take up to five times as long; so it begins as zeros. Of memory that
+    is new from the system `calloc` knows that, and writes nothing.
     """
     cdef void* memory
     cdef char* data

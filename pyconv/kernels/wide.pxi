@@ -105,9 +105,9 @@ cdef inline inlined wide_tile(
 ) noexcept nogil:
     """y[k, v, p] = b[k] + sum over t, c of x[t.x + c * plane + v * x_vector + p] * w[t.w + c, k].
 
-    """y[k, v, p] = b[k] + sum over t, c of x[t.x + c * plane + v * x_vector + p] * w[t.w + c, k].
-    vectors are written, or with a `y_plane` of 0 in pixels, `pixels` of the first vector and `taken`
-    fewer of each after it.
+    Runs t of one tap, channels c; v is one of `nv` vectors, p one of its pixels. y is in planes, where
+    whole vectors are written, or with a `y_plane` of 0 in pixels, `pixels` of the first vector and
+    `taken` fewer of each after it.
     """
     cdef vec[24] acc
     cdef vec[4] xv
