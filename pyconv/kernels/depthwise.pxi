@@ -9,6 +9,8 @@
 # channel o // m. Then the copy repeats each channel m times for y and dw; for dx, which sums m products
 # a tap, it splits the channels of dy into m planes a pixel. Its pixels are whole vectors.
 
+from math import gcd as _gcd
+
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -81,7 +83,7 @@ cdef class Depthwise:
     cdef Py_ssize_t rows, columns, step_h, step_w  # outputs q read from input pixel q * step + tap on
     cdef Py_ssize_t top, left, span_h, span_w  # reach of the taps
     cdef Py_ssize_t band, bands, items, taps
-    cdef Py_ssize_t flat                       # KH of filters whose vectors lie along rows, or 0
+    cdef bint flat                             # vectors lie along rows
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
     cdef bint long_rows                        # of the input: what strips of them read is fetched ahead
     cdef Py_ssize_t* offset                    # of each tap in the copy
@@ -95,7 +97,7 @@ cdef class Depthwise:
         free(self.place)
         free(self.lane)
 
-    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, Py_ssize_t flat=0):
+    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, bint flat=False):
         """Read `source` for `outputs` (rows, columns) of `channels` each, by all `taps` (h, w).
 
         Copies are of whole vectors a pixel, or if `flat` as `source` is.
@@ -117,6 +119,8 @@ cdef class Depthwise:
         self.scratch, self.zeros = Workspace(), Workspace()
         self.flat = flat
         self.pixel = self.C if flat else self.split * self.width
+        if flat:    # so many vectors on, lanes hold the same channels again
+            self.vectors = channels // _gcd(channels, VL)
         self.line = ((self.columns - 1) * self.step_w + self.span_w) * self.pixel
         self.cut()
         self.offset = <Py_ssize_t*> malloc((self.taps + 1) * sizeof(Py_ssize_t))
