@@ -36,6 +36,7 @@ include "kernels/depthwise_tile.pxi"  # and for others
 include "kernels/depthwise_gather.pxi"  # y and dx of them
 include "kernels/depthwise_filter.pxi"  # dw and db of them
 include "kernels/dense.pxi"        # dense layers of very few rows
+include "kernels/choice.pxi"       # estimates of what each algorithm takes
 include "kernels/conv.pxi"         # the plan of one convolution
 include "kernels/pool.pxi"         # the windows of pooling
 include "kernels/pool_max.pxi"     # max pooling

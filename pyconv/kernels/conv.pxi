@@ -51,22 +51,46 @@ cdef class ConvPlan:
             self.outer_dw = outer_pays(self.outputs, w[2], w[3])
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
-        fits = (not direct and w[:2] == (3, 3) and stride == dilation == (1, 1))
-        self.winograd_y = fits and winograd_pays(x, y, groups, Y_OUTPUTS)
-        self.winograd_dx = fits and winograd_pays(y, x, groups, Y_OUTPUTS)
-        self.winograd_dw = fits and groups == 1 and winograd_pays(x, y, groups, DW_OUTPUTS)
-        fits = not direct and not self.depthwise
-        self.lined_y = fits and not self.winograd_y and line_pays(
-            x, y, w, stride, dilation, groups, False)
-        self.lined_dx = fits and not self.winograd_dx and line_pays(
-            y, x, w, stride, dilation, groups, True)
-        fits = fits and 1 in (stride[1], dilation[1])
-        self.few_y = fits and not self.winograd_y and line_wide_pays(self.along_rows(False))
-        self.few_dx = fits and not self.winograd_dx and line_wide_pays(self.along_rows(True))
-        self.few_dw = (fits and not self.winograd_dw
-                       and line_wide_filter_pays(self.along_rows(False), w))
-        self.rows_dw = (not direct and not self.winograd_dw and dilation == (1, 1)
-                        and rows_pay(x, y, w, stride, groups))
+        if (sizeof(real) == 4 and not direct and not self.depthwise and w[1] > 1
+                and self.outputs * w[0] * w[1] * w[2] * w[3] >= LEAST_WORK):
+            self.take("y", self.choose(False))
+            self.take("dx", self.choose(True))
+            self.take("dw", self.choose_dw())
+
+    cdef str choose(self, bint back):
+        """What computes y, or dx if `back`: that of which the estimate is least (choice.pxi)."""
+        cdef tuple rows_of = self.along_rows(back)
+        cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
+        if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1):
+            cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
+        if 1 in (self.stride[1], self.dilation[1]) and self.w[1] >= self.stride[1]:
+            cycles["line"] = line_cycles(rows_of, back)
+            cycles["wide"] = line_wide_cycles(rows_of)
+        return min(cycles, key=cycles.get)
+
+    cdef str choose_dw(self):
+        cdef dict cycles = {"direct": filter_cycles(self.y, self.w, self.stride, self.groups)}
+        if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1:
+            cycles["winograd"] = winograd_filter_cycles(self.x, self.y)
+        if self.dilation == (1, 1):
+            cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.groups)
+        if 1 in (self.stride[1], self.dilation[1]):
+            cycles["wide"] = line_wide_filter_cycles(self.along_rows(False))
+        return min(cycles, key=cycles.get)
+
+    def take(self, str direction, str driver):
+        """Compute "y", "dx" or "dw" by this driver, which must be able to; what tests ask for.
+
+        "direct", "winograd" (`Winograd`, `WinogradFilter`), "wide" (`LineWide`, `LineWideFilter`),
+        "line" (`Line`, not dw) or "rows" (`RowWinogradFilter`, dw).
+        """
+        cdef bint flat = driver == "winograd", wide = driver == "wide"
+        if direction == "y":
+            self.winograd_y, self.lined_y, self.few_y = flat, driver == "line", wide
+        elif direction == "dx":
+            self.winograd_dx, self.lined_dx, self.few_dx = flat, driver == "line", wide
+        else:
+            self.winograd_dw, self.rows_dw, self.few_dw = flat, driver == "rows", wide
 
     def share(self, Workspaces shared):
         """Use these workspaces, as other plans do that run before or after this one."""

@@ -72,40 +72,11 @@ cdef inline Py_ssize_t cycle_parts(Py_ssize_t K, Py_ssize_t length) noexcept nog
     return parts
 
 
-cdef inline double cycle_cost(Py_ssize_t parts) noexcept nogil:
-    """Cycles of a product: more than two neighbours take longer to be read, and cross lines."""
-    return 0.65 if parts == 2 else 0.9
-
-
-cdef double cycle_time(Py_ssize_t K, Py_ssize_t C, Py_ssize_t groups, list phases) except -1:
-    """About how many cycles one output of each phase takes, on vectors of 16; infinite if it cannot."""
-    cdef Py_ssize_t length, parts
-    cdef double products = 0
-    if K > CYCLE_CHANNELS or C < 2 or not any([taps for _, taps in phases]):
-        return float("inf")
-    for _, taps in phases:
-        rows = len({h for h, _, _ in taps})
-        # Neighbours are one run.
-        length = C * len(taps) // max(1, rows) if groups == 1 else C
-        parts = cycle_parts(K, length)
-        products += (C * len(taps) // max(1, length) * ((length + parts - 1) // parts)
-                     * cycle_cost(parts))
-    return products + 4 * len(phases)
-
-
 cdef bint cycle_pays(Py_ssize_t K, Py_ssize_t C, Py_ssize_t groups, Py_ssize_t columns, step,
                      list phases) except -1:
-    """Whether to take these tiles for K output channels: by shape alone, since the sums differ.
-
-    Of the tiles in wide.pxi all products count, but rows fill vectors of 16 by part, and the input is
-    turned into planes first, about half a cycle a number.
-    """
-    across = (columns + 15) // 16 * 16 / max(1, columns)
-    taps = sum([len(taps) for _, taps in phases])
-    wide = taps * C * K * 0.55 / 16 * across + len(phases) * (C * step[0] * step[1] * 0.5 + K)
-    if 3 * K * across > 32:  # it does not pay beside that of tile.pxi
-        wide = len(phases) * 30 + taps * C * 0.6
-    return cycle_time(K, C, groups, phases) < wide
+    """Whether to take these tiles for K output channels: by shape alone, since the sums differ."""
+    return cycle_cycles(K, C, groups, columns, phases) + copy_cycles(C, columns, step) < other_cycles(
+        K, C, columns, step, phases, False)
 
 
 cdef inline inlined cycle_tiles(

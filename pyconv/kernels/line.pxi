@@ -37,37 +37,6 @@ cdef struct LinePhase:
     Py_ssize_t first_u            # runs * points of the phases before
 
 
-cdef bint line_pays(source, target, filter, stride, dilation, Py_ssize_t groups, bint back) except -1:
-    """Whether to take it, by shape alone: float32, and fewer estimated cycles than the direct sum.
-
-    `back`: for dx, whose phases have some of the taps each. Cycles are counted on registers of 16
-    numbers, and foretell the ratio of measured times to within 20 % from 3x3x3 to 7x7x8 filters.
-    """
-    KH, KW, _, _ = filter
-    C, K, s = source[3] // groups, target[3] // groups, stride[1]
-    if (sizeof(real) != 4 or K <= 8 or KW < 2 or KW < s or 1 not in (s, dilation[1])
-            or KH * C > LINE_LONGEST):
-        return False
-    N, H, W, _ = target
-    most = TAPS if KH * C <= LINE_LONG else TAPS - 2
-    combs = [(KW - r + s - 1) // s for r in range(s)]
-    taps = even_part(combs[0], most)
-    parts = sum([(comb + taps - 1) // taps for comb in combs])
-    points = sum([comb + (comb + taps - 1) // taps * (TILE - 1) for comb in combs])
-    phases = s if back else dilation[1]
-    across = (W + phases * TILE - 1) // (phases * TILE)
-    vectors, quads = (K + 15) // 16, (C + QUAD - 1) // QUAD
-    length = KH * C / (stride[0] if back else 1)
-    tiles = H * across * (1 if back else phases)
-    rows = H / stride[0] + KH if back else (H - 1) * stride[0] + KH
-    finish = (taps + TILE - 1 + 14) * (phases if back else 1)
-    direct = H * W * vectors * (KW / (s if back else 1) * length * 0.57 + 3)
-    combing = quads * (10 + 1.5 * TILE * across * (1 if back else s * dilation[1]))
-    transforms = parts * quads * (30 + (across + 3) // 4 * (taps + TILE - 1) * (taps + 9) / 4)
-    image = vectors * tiles * (points * length * 0.55 + finish) + rows * (combing + transforms)
-    return 1.05 * (N * image + KH * C * vectors * points * (taps + 2)) < N * direct
-
-
 cdef list spread_columns(list phases, Py_ssize_t d):
     """At dilation d along the rows, outputs d pixels apart share their inputs: d phases for each."""
     return phases if d == 1 else [

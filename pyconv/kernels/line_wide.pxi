@@ -57,48 +57,6 @@ cdef list wide_parts(list phases, Py_ssize_t step, Py_ssize_t most):
     return parts
 
 
-cdef bint line_wide_pays(tuple rows_of) except -1:
-    """Whether to take Winograd along the rows, by shape alone; for `ConvPlan.along_rows`.
-
-    The estimate counts cycles on vectors of 16 for an image and a group, beside those of the direct
-    sum, whose vectors lie along the pixels of a row if it fills them, or else along the channels.
-    Rows of fewer than 6 outputs, 256 in all, or 8 products for each point are not worth a look.
-    """
-    source, target, groups, step, stride, phases, _ = rows_of
-    C, K = source[3] // groups, target[3] // groups
-    rows_h = len({h for _, taps in phases for h, _, _ in taps})
-    if sizeof(real) != 4 or K > WIDE_MOST or rows_h * C > LINE_LONGEST:
-        return False
-    if target[0] * target[1] * target[2] < 256 or target[2] < 6 * stride[1]:
-        return False
-    parts = wide_parts(phases, step[1], TAPS if rows_h * C <= LINE_LONG else TAPS - 2)
-    least = min([len({h for h, _, _ in taps}) for _, taps in phases]) * C * K
-    if parts is None or least < 8:
-        return False
-    rows, columns = -(-target[1] // stride[0]), -(-target[2] // stride[1])
-    all_taps = [w for _, taps in phases for _, w, _ in taps]
-    pixels = (columns - 1) * step[1] + max(all_taps) - min(all_taps) + 1
-    x_row = -(-pixels // (TILE * step[1]))
-    quads = (columns + TILE - 1) // TILE
-    points = TILE - 1 + max([len(part) for of_phase in parts for part in of_phase])
-    runs = sum([len(of_phase) * len({h for h, _, _ in taps})
-                for of_phase, (_, taps) in zip(parts, phases)])
-    fresh = len({part[0] for of_phase in parts for part in of_phase})
-    vectors = (rows * (quads if quads % 16 == 0 else x_row) + 15) // 16
-    tall = step[0] + (rows_h - 1) / rows  # input rows by output rows
-    cost = vectors * (
-        0.6 * points * runs * C * K + tall * C * (4 * fresh * points + 6 * TILE * step[1])
-        + K * len(phases) * (points + TILE * 6))
-    taps_all = sum([len(taps) for _, taps in phases])
-    along = rows * ((columns + 15) // 16)
-    if 3 * K * ((columns + 15) // 16) <= 2 * columns:
-        direct = along * taps_all * C * K + rows * columns * (C * step[0] * step[1] * .5 + K)
-    else:
-        direct = rows * columns * len(phases) * (taps_all / len(phases) * C * 0.6 + 30)
-    direct = min(direct, rows * columns * cycle_time(K, C, groups, phases))
-    return cost < direct
-
-
 cdef class LineWide:
     """y, or dx, of a convolution with few output channels: what the `Gather` g computes directly."""
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, C_group, K, step_h, step_w, stride_h, stride_w

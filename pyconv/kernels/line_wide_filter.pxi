@@ -12,35 +12,6 @@
 # not finite is computed again directly (see winograd.pxi).
 
 
-cdef bint line_wide_filter_pays(tuple rows_of, tuple w) except -1:
-    """Whether to take it, by shape alone: as `line_wide_pays`, beside the other reductions."""
-    x, y, groups, step, stride, phases, _ = rows_of
-    KH, KW, C, K = w
-    K //= groups
-    parts = wide_parts(phases, step[1], TAPS if KH * C <= LINE_LONG else TAPS - 2)
-    if (sizeof(real) != 4 or K > 12 or K > WIDE_MOST and groups > 1 or parts is None
-            or y[0] * y[1] * y[2] < 512):
-        return False
-    columns = -(-y[2] // stride[1])
-    quads = (columns + TILE - 1) // TILE
-    row = -(-((columns - 1) * step[1] + (KW - 1) * (step[1] if stride[1] > 1 else 1) + 1)
-            // (TILE * step[1]))
-    taps = max([len(part) for of_phase in parts for part in of_phase])
-    points = TILE - 1 + max(2, taps)
-    fresh = len(parts[0])
-    sums = points * fresh * KH * C * K
-    vectors = (y[1] * (quads if quads % LANES == 0 else row) + LANES - 1) // LANES
-    tall = step[0] + (KH - 1) / y[1]
-    cost = vectors * len(phases) * (
-        300 + 0.55 * sums + C * tall * (9 * TILE * step[1] / len(phases) + 4 * fresh * points)
-        + K * (9 * TILE + 4 * points)) + sums * (10 if sums > 512 else 3)
-    stride = step[0], step[1] // len(phases)
-    direct = min(wide_reduce_cycles(y, w, stride, groups), reduce_cycles(y, w, stride, groups))
-    if K > WIDE_CHANNELS and rows_pay(x, y, w, (step[0], step[1]), groups) and len(phases) == 1:
-        direct *= 0.9  # `RowWinogradFilter`
-    return cost < direct
-
-
 cdef inline inlined sum_lanes(const vec* sums, real* to) noexcept nogil:
     """VL sums of LANES partial sums each, added as a tree."""
     cdef vec[16] square

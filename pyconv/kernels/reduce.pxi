@@ -77,20 +77,24 @@ cdef void pack_panels(
             c += panel
 
 
-cdef double reduce_cycles(tuple y, tuple w, tuple stride, Py_ssize_t groups):
-    """About how many cycles an image takes of `Reduce`, on vectors of 16, of K channels or fewer."""
+cdef double reduce_cycles(tuple y, tuple w, tuple stride, groups):
+    """About how many cycles an image and a group take of `Reduce`, on vectors of 16 (choice.pxi)."""
     KH, KW, C, K = w
     K //= groups
+    pixels, x = y[1] * y[2], C * stride[0] * stride[1]
     if K <= CYCLE_CHANNELS and C > 1:
         length = KW * C if groups == 1 else C
         parts = cycle_parts(K, C)
         rows = (length + parts - 1) // parts
         tiles = (rows + TILE_1 - 1) // TILE_1
         # Fewer sums than 8 wait for each other.
-        products = KH * KW * C // length * max(
-            4.5 * tiles, tiles + (0.6 if parts < 16 else 1) * rows)
-        return y[1] * y[2] * (products + 10 + 0.4 * C * stride[0] * stride[1])
-    return y[1] * y[2] * (KH * KW * C * 0.85 + 20)
+        return pixels * (KH * KW * C // length * max(
+            9 * tiles, 2 * tiles + (1.1 if parts < 16 else 2.9) * rows) + 0.8 * x)
+    length = KW * C if C <= TILE_1 else C
+    tiles = KH * KW * C // length * ((length + TILE_1 - 1) // TILE_1)
+    bands = (pixels + BAND_PIXELS - 1) // BAND_PIXELS
+    return (K + 15) // 16 * (pixels * (0.58 * KH * KW * C + 4 * tiles) + 12.7 * bands * KH * KW * C) + (
+        pixels * (0.26 * K + 1.2 * x))
 
 
 cdef class Reduce:

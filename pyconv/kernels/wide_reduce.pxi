@@ -14,15 +14,15 @@ cdef enum:
     TILE_HEIGHT = 6         # filter rows a tile: 6 x 4 sums of one vector fill 24 of 32 registers
 
 
-cdef double wide_reduce_cycles(tuple y, tuple w, tuple stride, Py_ssize_t groups):
+cdef double wide_reduce_cycles(tuple y, tuple w, tuple stride, groups):
     """About how many cycles an image takes of `WideReduce`, on vectors of 16; infinite if it cannot."""
     KH, KW, C, K = w
     if groups > 1 or K > WIDE_CHANNELS or KH * KW * C * K > 2048 or y[2] < 8:
         return float("inf")
     across = (y[2] + LANES - 1) // LANES
     strides = stride[0] * stride[1]
-    return y[1] * across * ((0.55 + 1.1 / across) * KH * KW * C * K + 12 * K + C * strides * (
-        12 if strides == 1 and C <= WIDE_CHANNELS else 40))
+    return y[1] * across * ((1.1 + 2.2 / across) * KH * KW * C * K + 24 * K + C * strides * (
+        24 if strides == 1 and C <= WIDE_CHANNELS else 80))
 
 
 cdef void deal_lanes(Py_ssize_t C, whole* lanes) noexcept nogil:

@@ -38,19 +38,6 @@ cdef Py_ssize_t whole_chunk(Py_ssize_t total, Py_ssize_t most, Py_ssize_t unit) 
     return (even_part(total, most) + unit - 1) // unit * unit
 
 
-cdef bint winograd_pays(source, target, Py_ssize_t groups, Py_ssize_t least) except -1:
-    """Whether to take Winograd, by shape alone: float32, `least` outputs, and at least 16 channels a
-    group.
-
-    The products must outweigh the transforms: of the filters where outputs are few, of the tiles
-    where channels are few. A third of the tiles' outputs must lie inside the image.
-    """
-    cdef Py_ssize_t N = target[0], H = target[1], W = target[2]
-    cdef Py_ssize_t tiles = (H + TILE - 1) // TILE * ((W + TILE - 1) // TILE)
-    return (sizeof(real) == 4 and min(source[3], target[3]) >= 16 * groups and N * H * W >= least
-            and 3 * H * W >= TILE * TILE * tiles)
-
-
 cdef class Winograd:
     """y, or dx, of a convolution with 3x3 filters and stride 1.
 

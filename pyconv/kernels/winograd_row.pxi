@@ -50,11 +50,17 @@ cdef Py_ssize_t row_pairs(Py_ssize_t taps, Py_ssize_t columns):
     return best
 
 
-cdef bint rows_pay(tuple x, tuple y, tuple w, tuple stride, Py_ssize_t groups):
-    """Whether products saved are more than transforms cost: by shape alone."""
-    taps = (w[1] + stride[1] - 1) // stride[1]
-    return (sizeof(real) == 4 and y[3] // groups > WIDE_CHANNELS
-            and w[0] * stride[1] * w[2] >= 8 and y[0] * y[1] * y[2] >= 128 and row_pairs(taps, y[2]) > 0)
+cdef tuple row_chunks(Py_ssize_t rows, Py_ssize_t C, Py_ssize_t K):
+    """Chunks of input and output channels whose sums, `rows` for one of each, stay in L2."""
+    cdef Py_ssize_t chunk = C, k_chunk = K
+    while rows * chunk * k_chunk * <Py_ssize_t> sizeof(real) > PARTIAL_BYTES:
+        if k_chunk > max(32, 2 * chunk) or k_chunk > 32 >= chunk:
+            k_chunk = (k_chunk // 2 + 31) // 32 * 32
+        elif chunk > 8:
+            chunk = (chunk + 1) // 2
+        else:
+            break
+    return chunk, k_chunk
 
 
 cdef RowTransform row_transform(Py_ssize_t pairs, Py_ssize_t taps):
@@ -283,15 +289,8 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t height
         self.tiles = (self.OW + self.g.outputs - 1) // self.g.outputs
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
-        self.chunk, self.k_chunk = self.C_group, self.K_group
-        while (self.g.points * self.KH * self.stride_w * self.chunk * self.k_chunk
-               * <Py_ssize_t> sizeof(real) > PARTIAL_BYTES):
-            if self.k_chunk > max(32, 2 * self.chunk) or self.k_chunk > 32 >= self.chunk:
-                self.k_chunk = (self.k_chunk // 2 + 31) // 32 * 32
-            elif self.chunk > 8:
-                self.chunk = (self.chunk + 1) // 2
-            else:
-                break
+        self.chunk, self.k_chunk = row_chunks(self.g.points * self.KH * self.stride_w, self.C_group,
+                                              self.K_group)
         self.chunks = (self.C_group + self.chunk - 1) // self.chunk
         self.k_chunks = (self.K_group + self.k_chunk - 1) // self.k_chunk
         items = min(ITEMS, 1 + self.work // (4 * ITEM_WORK))
