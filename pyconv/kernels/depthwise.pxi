@@ -30,22 +30,7 @@ cdef enum:
 
 cdef inline vec load_until(const real* p, const real* end) noexcept nogil:
     """The next VL numbers; zeros from `end` on."""
-    return (<const vec*> p)[0] if end - p >= VL else load_part(p, max(0, end - p))
-
-
-cdef inline void store_few(const real* source, real* to, Py_ssize_t count) noexcept nogil:
-    """Copy fewer than 16 numbers, without a call."""
-    if count & 8:
-        memcpy(to, source, 8 * sizeof(real))
-        source, to = source + 8, to + 8
-    if count & 4:
-        memcpy(to, source, 4 * sizeof(real))
-        source, to = source + 4, to + 4
-    if count & 2:
-        memcpy(to, source, 2 * sizeof(real))
-        source, to = source + 2, to + 2
-    if count & 1:
-        to[0] = source[0]
+    return load_part(p, end - p)
 
 
 cdef void pad_pixels(const real* x, const real* end, Py_ssize_t C, Py_ssize_t pixels, real* to,

@@ -313,7 +313,6 @@ cdef class DepthwiseGather(Depthwise):
         """A tile, in whose last column there is `room` for so many numbers; if not flat, in all."""
         cdef Py_ssize_t i, j, y_row = s.y_row, y_step = s.y_step
         cdef real[256] part     # TILE_ROWS x TILE_COLUMNS vectors of at most 16
-        cdef real* to
         s.streams = self.streams
         if room >= VL:
             depthwise_tile_of(rows, columns, edge, taps, s, b, w, y)
@@ -323,11 +322,8 @@ cdef class DepthwiseGather(Depthwise):
         s.y_row, s.y_step = y_row, y_step
         for i in range(rows):
             for j in range(columns):
-                to = y + i * y_row + j * y_step
-                if self.flat and j < columns - 1:
-                    (<vec*> to)[0] = (<vec*> part)[i * columns + j]
-                else:
-                    store_few(part + (i * columns + j) * VL, to, room)
+                store_part(y + i * y_row + j * y_step, (<vec*> part)[i * columns + j],
+                           VL if self.flat and j < columns - 1 else room)
 
     cdef void run_strips(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t q,
                          Py_ssize_t end) noexcept nogil:
