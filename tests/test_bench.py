@@ -254,6 +254,7 @@ def test_threads_prints_what_more_threads_bring(tmp_path, capsys):
 
 @pytest.mark.parametrize(("wrong", "message"), [
     (["--only", "cifar2,lenet9"], "--only: the table has no lenet9; it has signs1, "),
+    (["--random", "3", "--only", "cifar2"], "--only: names are of the table's layers, and --random"),
     (["--small", "--only", "small_pool", "--direction", "dx"],
      "--direction: no layer chosen has dx"),
     (["--json", "/nowhere/at/all.json"], "argument --json: no folder /nowhere/at"),

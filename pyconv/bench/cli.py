@@ -135,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
 def _choose(args: argparse.Namespace) -> list[ConvShape | PoolShape]:
     """The shapes that were asked for; an error of usage if there are none."""
     table = load(args.shapes)
+    if args.random and args.only is not None:
+        args.wrong_usage("--only: names are of the table's layers, and --random draws others")
     if args.random:
         chosen: list[ConvShape | PoolShape] = [*random_shapes.draw(args.random, args.seed)]
     elif args.only is None:

@@ -5,7 +5,6 @@
 # numbers of a row, whose channels come again after so many vectors.
 
 from math import gcd as _gcd
-from math import lcm as _lcm
 
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
