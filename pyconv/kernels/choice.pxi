@@ -24,14 +24,33 @@ cdef double gather_cycles(tuple rows_of, bint back) except -1:
     C, K = source[3] // groups, target[3] // groups
     rows, columns = (target[1] + stride[0] - 1) // stride[0], (target[2] + stride[1] - 1) // stride[1]
     heights = [h for _, taps in phases for h, _, _ in taps]
-    inside = (min(heights) >= 0 and min([w for _, taps in phases for _, w, _ in taps]) >= 0
+    widths = [w for _, taps in phases for _, w, _ in taps]
+    inside = (min(heights) >= 0 and min(widths) >= 0
               and (rows - 1) * step[0] + max(heights) < source[1])
     copy = 0 if inside else copy_cycles(C, columns, step)
     row = min(cycle_cycles(K, C, groups, columns, phases) + copy,
-              other_cycles(K, C, columns, step, phases, inside))
+              other_cycles(K, C, columns, step, phases, inside,
+                           share_cut(columns, step[1], phases, source[2], rows)))
+    row *= share_inside(heights, rows, step[0], source[1])
     weights = len(heights) * C * K
     return groups * (source[0] * rows * row
                      + weights * (6 if K <= CYCLE_CHANNELS else 1.5 if back else 0.4))
+
+
+cdef double share_inside(list taps, Py_ssize_t outputs, Py_ssize_t step, Py_ssize_t size) except -1:
+    """The share of outputs' taps along an axis that lie inside the image: others are left out."""
+    cdef Py_ssize_t tap, inside = 0
+    for tap in taps:
+        inside += max(0, min(outputs, (size - 1 - tap) // step + 1) - max(0, -(tap // step)))
+    return inside / (<double> outputs * len(taps))
+
+
+cdef double share_cut(columns, step, list phases, W, rows) except -1:
+    """The share of taps that are summed where columns are cut (spans.pxi); 1 where they are not."""
+    widths = [[w for _, w, _ in taps] for _, taps in phases if taps]
+    if all([cut_columns(sorted(set(of_phase)), columns, step, W, rows) for of_phase in widths]):
+        return share_inside(sum(widths, []), columns, step, W)
+    return 1
 
 
 cdef double copy_cycles(C, columns, step) except -1:
@@ -39,8 +58,11 @@ cdef double copy_cycles(C, columns, step) except -1:
     return 0.8 * step[0] * step[1] * columns * C
 
 
-cdef double other_cycles(K, C, columns, step, list phases, bint inside) except -1:
-    """A row of outputs of each phase, but by cycle.pxi; `inside`: no tap leaves the image."""
+cdef double other_cycles(K, C, columns, step, list phases, bint inside, double share) except -1:
+    """A row of outputs of each phase, but by cycle.pxi.
+
+    `inside`: no tap leaves the image. `share`: of the taps, what is left by cutting columns.
+    """
     taps = sum([len(taps) for _, taps in phases])
     across, outputs = (columns + 15) // 16, columns * len(phases)
     if 3 * K * across <= 2 * columns and K <= 8 <= columns:  # vectors along the pixels: wide.pxi
@@ -48,7 +70,7 @@ cdef double other_cycles(K, C, columns, step, list phases, bint inside) except -
                 + step[0] * step[1] * C * ((1.1 if step[1] == 1 else 1.5) * columns + 50))
     far = taps * C * 128 > FAR_BYTES * len(phases)
     return (K + 15) // 16 * (
-        taps * C * (0.7 * columns + (4.8 if far else 1.4) * ((columns + 11) // 12)) + 10.5 * outputs
+        taps * C * share * (0.7 * columns + (4.8 if far else 1.4) * ((columns + 11) // 12)) + 10.5 * outputs
     ) + (0 if inside else copy_cycles(C, columns, step))
 
 

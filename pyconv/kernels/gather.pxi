@@ -59,6 +59,7 @@ cdef class Gather:
     cdef Py_ssize_t w_in, w_out, w_group, w_tap
     cdef Py_ssize_t phase_count, block, blocks_group, blocks
     cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
+    cdef Py_ssize_t rows_read                      # bits: which of step_h rows they read
     cdef Py_ssize_t band, bands, chunk, chunks, items, rows, columns
     cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
@@ -136,6 +137,9 @@ cdef class Gather:
         self.top, self.left = min(h for h, _ in taps), min(w for _, w in taps)
         self.span_h = max(h for h, _ in taps) - self.top + 1
         self.span_w = max(w for _, w in taps) - self.left + 1
+        self.rows_read = 0  # a bit for each place of a row within a step of outputs
+        for h, _ in taps:
+            self.rows_read |= <Py_ssize_t> 1 << min((h - self.top) % self.step_h, 62)
         self.rows = max(self.phases[p].rows for p in range(self.phase_count))
         self.columns = max(self.phases[p].columns for p in range(self.phase_count))
         self.block = 2 * VL if self.K_group > VL else VL
@@ -307,7 +311,7 @@ cdef class Gather:
         cdef Py_ssize_t group0 = block0 // self.blocks_group
         cdef Py_ssize_t groups = (block1 - 1) // self.blocks_group + 1 - group0
         cdef Py_ssize_t row = q0 * self.step_h + self.top
-        cdef Py_ssize_t block, channel, p
+        cdef Py_ssize_t block, channel, p, h
         cdef const real* band = scratch
         if self.in_place:
             band = x + row * self.line + self.left * self.pixel + group0 * self.C_group
@@ -316,9 +320,11 @@ cdef class Gather:
                         self.step_w, row, self.left, (rows - 1) * self.step_h + self.span_h,
                         groups * self.C_group)
         else:
-            pad_rows(x + group0 * self.C_group, self.H, self.W, self.C, scratch,
-                     self.line // self.pixel, self.pixel, row, self.left,
-                     (rows - 1) * self.step_h + self.span_h, groups * self.C_group)
+            for h in range((rows - 1) * self.step_h + self.span_h):
+                if self.rows_read >> min(h % self.step_h, 62) & 1:
+                    pad_rows(x + group0 * self.C_group, self.H, self.W, self.C,
+                             scratch + h * self.line, self.line // self.pixel, self.pixel, row + h,
+                             self.left, 1, groups * self.C_group)
         if self.cleared:
             self.clear_phases(y, q0, rows, block0, block1)
         for block in range(block0, block1):

@@ -34,6 +34,17 @@ cdef extern from *:
         return sizeof(real) == sizeof(float) ? (real) sqrtf((float) a) : (real) sqrt((double) a);
     }
     static inline __attribute__((always_inline)) vec vec_set(real a) { return a - (vec) {0}; }
+    /* sum + a * b where the sum already is. Left to itself GCC adds into other registers, to move them
+       back at the end of a loop: up to 13 moves for 24 sums, by the ports that multiply. */
+    static inline __attribute__((always_inline)) vec add_product(vec sum, vec a, vec b) {
+    #if defined(__FMA__) && defined(__GNUC__)
+        if (sizeof(real) == 4) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        else __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    #else
+        return sum + a * b;
+    #endif
+    }
     /* NaN stays: it is not below 0. */
     static inline __attribute__((always_inline)) vec vec_relu(vec a) {
         return (vec) ((ivec) a & ~(ivec) (a < (vec) {0}));
@@ -215,6 +226,7 @@ cdef extern from *:
     const Py_ssize_t LANE_VECTORS
     real square_root(real a) noexcept nogil
     vec vec_set(real a) noexcept nogil
+    vec add_product(vec sum, vec a, vec b) noexcept nogil
     vec vec_relu(vec a) noexcept nogil
     vec vec_where(ivec mask, vec a, vec b) noexcept nogil
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil

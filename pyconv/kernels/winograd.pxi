@@ -31,6 +31,7 @@ cdef enum:
     AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
+    DW_BYTES = 1_572_864         # of a block of tiles for dw: three quarters of an L2 of 2 MB
 
 
 cdef Py_ssize_t whole_chunk(Py_ssize_t total, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:

@@ -429,18 +429,20 @@ cdef void at_all_points(
     `ahead` in three places: the transforms would wait for it.
     """
     cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
+    cdef Py_ssize_t part = 0, parts = points * ((width + block - 1) // block)
     cdef const real* from_u
     cdef real* to
     for e in range(points):
-        fetch_part(&ahead[0], e, points)
-        fetch_part(&ahead[1], e, points)
-        fetch_part(&ahead[2], e, points)
         k = 0
         while k < width:
             nv = (min(block, width - k) + VL - 1) // VL
             if nv != last_nv:  # divisions take as long as some of the tiles
                 last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
                 tiles = count // rows
+            fetch_part(&ahead[0], part, parts)
+            fetch_part(&ahead[1], part, parts)
+            fetch_part(&ahead[2], part, parts)
+            part += 1
             from_u, to = u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
             multiply(rows, nv, tiles, fresh, v, length, step, from_u, to)
             multiply(count - tiles * rows, nv, 1, fresh, v + tiles * rows * v_row, length, step, from_u,
