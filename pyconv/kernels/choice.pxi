@@ -108,8 +108,10 @@ cdef double winograd_cycles(source, target, groups, bint back) except -1:
     tiles = N * ((H + side - 1) // side) * ((W + side - 1) // side)
     filters = points * C * K * 4
     small = filters <= SHARED_BYTES
-    blocks = max(1, tiles / min(BLOCK_TILES if small else 2 * BLOCK_TILES,
-                                max(12, tiles * K * groups / (ITEMS * K_CHUNK))))
+    most = 2 * BLOCK_TILES
+    if small:
+        most = min(BLOCK_TILES, max(12, tiles * K * groups / (ITEMS * K_CHUNK)))
+    blocks = max(1, tiles / most)
     again = 1 if points * tiles * C * groups * 4 <= STAGED_BYTES else (K + K_CHUNK - 1) // K_CHUNK
     fresh = 0 if small and not back and tiles < KEPT_TILES else 1 if small else blocks
     return groups * points * (

@@ -31,12 +31,21 @@ cdef enum:
     AHEAD = 4                    # input channels between reading a filter and fetching its line
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
-    DW_BYTES = 1_572_864         # of a block of tiles for dw: three quarters of an L2 of 2 MB
+    L2_BYTES = 2_000_000         # of what a block multiplies: L2 is 1 to 2 MB
 
 
 cdef Py_ssize_t whole_chunk(Py_ssize_t total, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
     """The first of as few even chunks of `total` as it takes, in whole units."""
     return (even_part(total, most) + unit - 1) // unit * unit
+
+
+cdef Py_ssize_t tiles_in_l2(Py_ssize_t points, Py_ssize_t most, Py_ssize_t C,
+                            Py_ssize_t K) noexcept nogil:
+    """At most so many tiles of which products by C x K filters stay in L2, but BLOCK_TILES // 2 at least."""
+    while (most > BLOCK_TILES // 2
+           and points * <Py_ssize_t> sizeof(real) * (most * (C + K) + C * K) > L2_BYTES):
+        most -= 12
+    return most
 
 
 cdef class Winograd:
@@ -98,6 +107,8 @@ cdef class Winograd:
         while (small and self.side == TILE and self.most > 12
                and self.tiles * self.y_pixel < ITEMS * self.most * most):
             self.most = max(12, self.most - 12)
+        if small:
+            self.most = tiles_in_l2(self.points, self.most, min(self.C, C_CHUNK), min(self.K, K_CHUNK))
         self.most = even_part(self.tiles, self.most)
         blocks = (self.tiles + self.most - 1) // self.most
         while most > 32 and self.groups * blocks * ((self.K + most - 1) // most) < FEW_ITEMS:

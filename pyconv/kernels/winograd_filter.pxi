@@ -44,11 +44,8 @@ cdef class WinogradFilter:
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.parts = (ITEMS + self.c_chunks * self.k_chunks - 1) // (self.c_chunks * self.k_chunks)
         self.parts = max(1, min(self.parts, self.tiles // BLOCK_TILES))
-        # What one block multiplies shall stay in L2: 36 products of tiles, and their sums.
-        most = (DW_BYTES // (POINTS * <Py_ssize_t> sizeof(real)) - self.c_chunk * self.k_chunk) // (
-            self.c_chunk + self.k_chunk)
-        most = max(BLOCK_TILES // 2, min(most, BLOCK_TILES))
-        self.most = even_part((self.tiles + self.parts - 1) // self.parts, most)
+        self.most = even_part((self.tiles + self.parts - 1) // self.parts, tiles_in_l2(
+            POINTS, BLOCK_TILES, self.c_chunk, self.k_chunk))
         self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
         # 16 numbers more, as in winograd.pxi.
         self.v_step = self.most * self.c_chunk + 16
