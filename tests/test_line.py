@@ -174,6 +174,8 @@ def test_only_where_it_pays():
     assert algorithm((64, 32, 32, 32), (5, 5, 32, 64), stride=2, dilation=2) == "direct"
     assert algorithm((1, 5, 8, 64), (5, 5, 64, 64)) == "direct"           # one row: filters cost more
     assert algorithm((1, 40, 40, 1024), (5, 5, 1024, 16)) == "direct"     # too long a sum
+    # Most taps of dx lie outside of dy, 15x3, and direct sums leave them out.
+    assert algorithm((3, 21, 9, 32), (7, 7, 32, 256), direction="dx") == "direct"
 
 
 def test_an_empty_batch():
