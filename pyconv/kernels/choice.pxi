@@ -70,7 +70,8 @@ cdef double other_cycles(K, C, columns, step, list phases, bint inside, double s
                 + step[0] * step[1] * C * ((1.1 if step[1] == 1 else 1.5) * columns + 50))
     far = taps * C * 128 > FAR_BYTES * len(phases)
     return (K + 15) // 16 * (
-        taps * C * share * (0.7 * columns + (4.8 if far else 1.4) * ((columns + 11) // 12)) + 10.5 * outputs
+        taps * C * share * (0.7 * columns + (4.8 if far else 1.4) * ((columns + 11) // 12))
+        + 10.5 * outputs
     ) + (0 if inside else copy_cycles(C, columns, step))
 
 

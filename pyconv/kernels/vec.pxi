@@ -35,7 +35,7 @@ cdef extern from *:
     }
     static inline __attribute__((always_inline)) vec vec_set(real a) { return a - (vec) {0}; }
     /* sum + a * b where the sum already is. Left to itself GCC adds into other registers, to move them
-       back at the end of a loop: up to 13 moves for 24 sums, by the ports that multiply. */
+       back at the end of a loop: up to 13 moves for 24 sums. */
     static inline __attribute__((always_inline)) vec add_product(vec sum, vec a, vec b) {
     #if defined(__FMA__) && defined(__GNUC__)
         if (sizeof(real) == 4) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));

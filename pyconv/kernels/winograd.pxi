@@ -41,7 +41,7 @@ cdef Py_ssize_t whole_chunk(Py_ssize_t total, Py_ssize_t most, Py_ssize_t unit) 
 
 cdef Py_ssize_t tiles_in_l2(Py_ssize_t points, Py_ssize_t most, Py_ssize_t C,
                             Py_ssize_t K) noexcept nogil:
-    """At most so many tiles of which products by C x K filters stay in L2, but BLOCK_TILES // 2 at least."""
+    """Of `most` tiles, those of which products by C x K filters stay in L2; BLOCK_TILES // 2 or more."""
     while (most > BLOCK_TILES // 2
            and points * <Py_ssize_t> sizeof(real) * (most * (C + K) + C * K) > L2_BYTES):
         most -= 12
