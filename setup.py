@@ -113,6 +113,7 @@ setup(
     ext_modules=cythonize(
         [
             Extension("pyconv._cpu", ["pyconv/_cpu.pyx"]),
+            Extension("pyconv._team", ["pyconv/_team.pyx"]),
             Extension("pyconv._blocks", ["pyconv/_blocks.pyx"]),
             *(kernel(isa, dtype) for isa in wanted_levels() for dtype in DTYPE_FLAGS),
         ],

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ._cpu import openmp_version
+from ._team import spread
 
 _MAX_THREADS = 1024
 _forked = False
@@ -66,11 +67,12 @@ _current = (
 
 
 def resolve(num_threads: int | None) -> int:
-    """Threads for one call whose argument was `num_threads`."""
-    if num_threads is None:
-        return 1 if _forked else _current
-    count = _check(num_threads, "num_threads")
-    return 1 if _forked else count
+    """Threads for one call whose argument was `num_threads`, which is about to start."""
+    count = _current if num_threads is None else _check(num_threads, "num_threads")
+    if _forked:
+        return 1
+    spread(count)
+    return count
 
 
 def get_num_threads() -> int:
@@ -83,7 +85,7 @@ def get_num_threads() -> int:
     ...     pyconv.get_num_threads()
     1
     """
-    return resolve(None)
+    return 1 if _forked else _current
 
 
 def set_num_threads(n: int) -> None:

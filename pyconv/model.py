@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from . import _examples, fusion, losses, optimizers, serialization, summary
 from ._arguments import choose, named_keywords
 from ._examples import Examples, Shuffle
+from ._threads import resolve
 from .callbacks import Callback, History, Logs, progress
-from .functional import get_num_threads, softmax
+from .functional import softmax
 from .functional.losses import weights_of
 from .geometry import integer
 from .layers import Layer, Shape
@@ -209,7 +210,7 @@ class Sequential:
         if not len(x):
             return np.empty((0, *self.output_shape), self.dtype)
         program, free = self._programs.borrow(x.shape, training)
-        y = program.forward(x, get_num_threads()).copy()
+        y = program.forward(x, resolve(None)).copy()
         if training:
             self._running = program
         free.append(program)
@@ -224,13 +225,13 @@ class Sequential:
             "operation", the names of its layers; seconds "forward" and "backward".
         """
         program, free = self._programs.borrow(x.shape, training=True)
-        times = program.times(x, get_num_threads(), rounds)
+        times = program.times(x, resolve(None), rounds)
         free.append(program)
         return times
 
     def backward(self, dy: Array) -> None:
         """Fill `gradients` from the gradient `dy` by the outputs of the last training pass."""
-        self._running.backward(dy, get_num_threads())
+        self._running.backward(dy, resolve(None))
 
     def _step(
         self, x: Array, labels: Array, weights: Array | None = None
@@ -431,6 +432,8 @@ class Sequential:
         Several threads may predict with one model at once.
         """
         x, batch_size = self._inputs(x), integer(batch_size, "batch_size", least=1)
+        if len(x) <= batch_size:  # as for one image, where each line of Python counts
+            return self.forward(x)
         y = np.empty((len(x), *self.output_shape), self.dtype)
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)

@@ -13,6 +13,7 @@ from pyconv import _dispatch
 MODULES = {
     "_blocks": ["_blocks"],
     "_cpu": ["_cpu"],
+    "_team": ["_team"],
     "_kernels": [
         module.__name__.removeprefix("pyconv.")
         for isa in _dispatch.available_kernels()

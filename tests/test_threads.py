@@ -142,6 +142,41 @@ print(1 + len(os.listdir("/proc/self/task")) - before)
     assert done.stdout == f"{expected}\n", done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+                    reason="there is one CPU, or no way to choose")
+@pytest.mark.parametrize("bound", ["false", "true"])
+def test_workers_are_kept_off_the_caller_s_cpu(run_python, bound):
+    """Unless the user has bound them; other threads may run where they could before."""
+    code = """
+import os, threading, time
+import numpy as np
+import pyconv
+from pyconv._team import spread
+
+def masks(threads):
+    return [os.sched_getaffinity(thread) for thread in sorted(threads)]
+
+def tasks():
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+others = tasks()
+x, w = np.ones((4, 32, 32, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+cpus, before = os.sched_getaffinity(0), masks(others)
+pyconv.conv2d(x, w, num_threads=2)
+worker, = tasks() - others
+mask = os.sched_getaffinity(worker)
+time.sleep(0.02)    # they are looked after once in some milliseconds
+spread(2)
+now = os.sched_getaffinity(worker)
+print("apart" if now < cpus and len(now) == len(cpus) - 1 else "as it was" if now == mask else now)
+print("the rest as before" if masks(others) == before else before)
+"""
+    done = run_python(code, OMP_PROC_BIND=bound)
+    worker = {"false": "apart", "true": "as it was"}[bound]
+    assert done.stdout == f"{worker}\nthe rest as before\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("count", "error"),
     [(0, ValueError), (-3, ValueError), (1.5, TypeError), ("2", TypeError), (True, TypeError)],
