@@ -9,7 +9,10 @@
 from libc.string cimport memcpy
 
 cdef enum:
-    TILE_1 = 12    # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
+    TILE_1 = 12         # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
+    WEIGHTS_AHEAD = 8   # products, of 6 to 12 cycles each: from L2 a line takes 15, and more if many come
+    FEW_BYTES = 32_768  # of weights; with x and y they stay in an L1 of 48 KB
+    FEW_TIMES = 4       # tiles that take them
 
 
 cdef struct Run:
@@ -50,10 +53,12 @@ cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept 
 
 
 cdef inline inlined sum_tiles(
-    const Py_ssize_t rows, const Py_ssize_t nv, const Block* block, Py_ssize_t x_step,
-    Py_ssize_t c_step, Py_ssize_t w_step, const real* x, const real* w, real* y,
+    const Py_ssize_t rows, const Py_ssize_t nv, const bint many, const Block* block,
+    Py_ssize_t x_step, Py_ssize_t c_step, Py_ssize_t w_step, const real* x, const real* w, real* y,
 ) noexcept nogil:
     """Sums of `block.lines` x `block.tiles` tiles of `rows` pixels by `nv` vectors; see `Block`.
+
+    What comes next is fetched: the weights, if they are so `many` that they do not stay in L1, else x.
 
     The loops over tiles are here, not around a call: only inside of them does GCC unroll the loops
     over `rows` and `nv` so early that the sums never leave their registers.
@@ -91,6 +96,8 @@ cdef inline inlined sum_tiles(
                 for c in range(block.length):
                     for v in range(nv):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
+                        if many:
+                            prefetch(from_w + WEIGHTS_AHEAD * w_step + v * VL)
                     from_w = from_w + w_step
                     for i in range(rows):
                         a = vec_set(p[i * x_step])
@@ -100,8 +107,9 @@ cdef inline inlined sum_tiles(
                             else:  # the scalar need not be in a register
                                 acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
                     p = p + c_step
-                    prefetch(next_x)
-                    next_x = next_x + rows
+                    if not many:
+                        prefetch(next_x)
+                        next_x = next_x + rows
             if block.relu:
                 for i in range(rows):
                     for v in range(nv):
@@ -121,11 +129,14 @@ cdef inline inlined pixel_tiles(
 ) noexcept nogil:
     """`sum_tiles` with steps that are constants: all together do not find enough registers."""
     if block.w_step != nv * VL:
-        sum_tiles(rows, nv, block, block.x_step, block.c_step, block.w_step, x, w, y)
-    elif block.c_step == 1:
-        sum_tiles(rows, nv, block, block.x_step, 1, nv * VL, x, w, y)
+        sum_tiles(rows, nv, True, block, block.x_step, block.c_step, block.w_step, x, w, y)
+    elif block.c_step != 1:
+        sum_tiles(rows, nv, False, block, 1, block.c_step, nv * VL, x, w, y)
+    elif (block.runs * block.length * nv * VL * <Py_ssize_t> sizeof(real) > FEW_BYTES
+          or block.lines * block.tiles <= FEW_TIMES):
+        sum_tiles(rows, nv, True, block, block.x_step, 1, nv * VL, x, w, y)
     else:
-        sum_tiles(rows, nv, block, 1, block.c_step, nv * VL, x, w, y)
+        sum_tiles(rows, nv, False, block, block.x_step, 1, nv * VL, x, w, y)
 
 
 cdef inline inlined filter_tile(
