@@ -283,8 +283,8 @@ cdef extern from *:
        times `rows` rows by nv vectors: place(j) = j / run * run_step + j % run * j_step. Steps that are
        constants need no registers for addresses. */
     INLINED void point_tiles(
-            const int rows, const int nv, const int x_step, Py_ssize_t tiles, int fresh, const real* x,
-            Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
+            const int rows, const int nv, const int first, const int x_step, Py_ssize_t tiles, int fresh,
+            const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
             real* m) {
         vec sum[24], wv[2];
         for (; tiles > 0; tiles--, x += rows * x_step, m += rows * nv * VL) {
@@ -298,6 +298,8 @@ cdef extern from *:
                 const real* p = from_x;
                 for (Py_ssize_t j = left < run ? left : run; j > 0; j--) {
                     UNROLLED for (int v = 0; v < nv; v++) wv[v] = AT(from_w + v * VL);
+                    if (first)
+                        UNROLLED for (int v = 0; v < nv; v++) prefetch(from_w + (8 * nv + v) * VL);
                     from_w += nv * VL;
                     UNROLLED for (int i = 0; i < rows; i++) {
                         vec a = vec_set(p[i * x_step]);
@@ -316,14 +318,16 @@ cdef extern from *:
     /* Rows of a tile of one vector: 16 sums and a vector of weights, or 12 in 16 registers. */
     #define POINT_ROWS(nv) ((nv) == 2 ? TILE_2 : VEC_BYTES == 64 ? 16 : 12)
     #define POINT(rows, nv) case 2 * (rows) + (nv) - 1: \
-        point_tiles(rows, nv, x_step, tiles, fresh, x, length, run, run_step, j_step, w, m); \
+        point_tiles(rows, nv, 1, x_step, fetched, fresh, x, length, run, run_step, j_step, w, m); \
+        point_tiles(rows, nv, 0, x_step, tiles - fetched, fresh, x + fetched * rows * x_step, length, run, \
+                    run_step, j_step, w, m + fetched * rows * nv * VL); \
         break;
 
     /* `point_tiles` of 1 to POINT_ROWS rows: a tile's shape must be a constant where it is inlined. */
     INLINED void point_tiles_of(
-            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, int fresh, const real* x,
-            Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
-            real* m) {
+            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, Py_ssize_t fetched, int fresh,
+            const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step,
+            const real* w, real* m) {
         switch (2 * rows + nv - 1) {
             POINT(1, 1) POINT(2, 1) POINT(3, 1) POINT(4, 1) POINT(5, 1) POINT(6, 1) POINT(7, 1)
             POINT(8, 1) POINT(9, 1) POINT(10, 1) POINT(11, 1) POINT(12, 1)
@@ -339,14 +343,16 @@ cdef extern from *:
     static void tiles_at_point(
             Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
             Py_ssize_t channels, Py_ssize_t run_step, const real* u, real* m) {
-        point_tiles_of(rows, nv, 16, tiles, fresh, v, channels, 16, run_step, 1, u, m);
+        /* The first tile brings u to L1, with help: the hardware lags behind two lines a product. */
+        const int fetched = tiles > 0 && channels * nv * VEC_BYTES > 4096;
+        point_tiles_of(rows, nv, 16, tiles, fetched, fresh, v, channels, 16, run_step, 1, u, m);
     }
 
     /* dw: rows are input channels, sums run over tiles, v_step apart. */
     static void channels_at_point(
             Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
             Py_ssize_t length, Py_ssize_t v_step, const real* d, real* q) {
-        point_tiles_of(rows, nv, 1, tiles, fresh, v, length, length, 0, v_step, d, q);
+        point_tiles_of(rows, nv, 1, tiles, 0, fresh, v, length, length, 0, v_step, d, q);
     }
     """
     const real HALF, TWO
