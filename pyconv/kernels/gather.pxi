@@ -157,7 +157,8 @@ cdef class Gather:
         self.band, self.chunks = max(1, self.rows), 1
         width = (self.columns - 1) * self.step_w + self.span_w
         while self.band > 1 and (
-            not self.in_place and self.band_rows() * width * self.C * sizeof(real) > BAND_BYTES
+            not self.in_place and (self.band_rows() * width * self.C * <Py_ssize_t> sizeof(real)
+                                   > (1 if self.copies_little() else 4) * BAND_BYTES)
             or self.in_place and self.band * self.columns * (self.C + self.TC) * sizeof(real)
             > BAND_BYTES
             # Rows that fill no tile make tiles below each other (spans.pxi), if they are enough.
@@ -184,9 +185,14 @@ cdef class Gather:
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h
 
+    cdef bint copies_little(self):
+        """Whether a band takes few rows more than it is long: its neighbours copy them, too."""
+        return self.in_place or self.band * self.step_h >= 2 * self.span_h
+
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
-        return items < ITEMS and self.work > 2 * ITEM_WORK * items
+        return (items < (ITEMS if self.copies_little() else ITEMS // 4)
+                and self.work > 2 * ITEM_WORK * items)
 
     cdef find_runs(self):
         """Taps that are neighbours in a row and in memory are one run: fewer, longer inner loops."""

@@ -99,6 +99,8 @@ cdef extern from *:
         for (Py_ssize_t j = 0; j < length; j++) {
             const real* p = x + offset[j];
             UNROLLED for (int v = 0; v < nv; v++) wv[v] = *(const vec*) (w + v * VL);
+            if (nv == 2)
+                UNROLLED for (int v = 0; v < nv; v++) prefetch(w + (WEIGHTS_AHEAD * nv + v) * VL);
             w += nv * VL;
             UNROLLED for (int i = 0; i < rows; i++) {
                 vec a = vec_set(p[4 * i]);

@@ -88,9 +88,9 @@ cdef extern from *:
     #endif
         *(vec*) to = v;
     }
-    /* Whether ordinary stores of whole lines, one behind the other, are faster than those past the caches
-       even if much is written. On Intel's from Ice Lake on, the first with AVX-512 VBMI2, they are, by a
-       twentieth to a fifth: the CPU then takes lines over without reading them ("SpecI2M"). */
+    /* Whether ordinary stores are faster even of what the caches will not keep. Measured on a Granite
+       Rapids, where they are by a twentieth to a fifth, and taken for Intel's others that also can take
+       over lines without reading them ("SpecI2M": from Ice Lake on, the first with AVX-512 VBMI2). */
     static inline int plain_stores_pay(void) {
     #if defined(__x86_64__)
         return __builtin_cpu_is("intel") && __builtin_cpu_supports("avx512vbmi2");
@@ -121,7 +121,7 @@ cdef inline bint is_streamed(Py_ssize_t bytes) noexcept nogil:
 
 
 def stream_large(bint on):
-    """From now on write large results past the caches, or do not; at first, as this CPU does better.
+    """Write large results past the caches from now on, or do not; at first what suits this CPU.
 
     Returns
     -------

@@ -10,7 +10,6 @@ from libc.string cimport memcpy
 
 cdef enum:
     TILE_1 = 12         # rows of a tile of one vector: 12 sums, 1 of weights, in 16 registers
-    WEIGHTS_AHEAD = 8   # products, of 6 to 12 cycles each: from L2 a line takes 15, and more if many come
     FEW_BYTES = 32_768  # of weights; with x and y they stay in an L1 of 48 KB
     FEW_TIMES = 4       # tiles that take them
 

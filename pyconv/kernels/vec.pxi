@@ -185,6 +185,9 @@ cdef extern from *:
     #define prefetch(p) __builtin_prefetch(p)
     #define prefetch_to_write(p) __builtin_prefetch(p, 1)  /* plain ones without -mprfchw */
     #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
+    /* Products between fetching a weight and its use, 6 to 12 cycles each: L2 takes 15, and longer where
+       lines come one after the other. */
+    #define WEIGHTS_AHEAD 8
     /* Both for numbers that are not NaN. */
     static inline __attribute__((always_inline)) ivec exceeds(vec v, vec m) { return (ivec) (v > m); }
     static inline __attribute__((always_inline)) ivec exceeds_at(vec v, ivec i, vec m, ivec j) {
@@ -249,6 +252,7 @@ cdef extern from *:
     ivec exceeds_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
+    const Py_ssize_t WEIGHTS_AHEAD
     void prefetch(const void* p) noexcept nogil
     void prefetch_to_write(const void* p) noexcept nogil
     void prefetch_later(const void* p) noexcept nogil

@@ -281,11 +281,11 @@ cdef extern from *:
 
     /* m[i, :] = (if fresh) or += sum over j < length of x[i * x_step + place(j)] * w[j], for `tiles`
        times `rows` rows by nv vectors: place(j) = j / run * run_step + j % run * j_step. Steps that are
-       constants need no registers for addresses. */
+       constants need no registers for addresses. If it `fetches`, w comes to L1 before it is read. */
     INLINED void point_tiles(
-            const int rows, const int nv, const int first, const int x_step, Py_ssize_t tiles, int fresh,
-            const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step, const real* w,
-            real* m) {
+            const int rows, const int nv, const int fetches, const int x_step, Py_ssize_t tiles,
+            int fresh, const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
+            Py_ssize_t j_step, const real* w, real* m) {
         vec sum[24], wv[2];
         for (; tiles > 0; tiles--, x += rows * x_step, m += rows * nv * VL) {
             const real *from_x = x, *from_w = w;
@@ -298,8 +298,9 @@ cdef extern from *:
                 const real* p = from_x;
                 for (Py_ssize_t j = left < run ? left : run; j > 0; j--) {
                     UNROLLED for (int v = 0; v < nv; v++) wv[v] = AT(from_w + v * VL);
-                    if (first)
-                        UNROLLED for (int v = 0; v < nv; v++) prefetch(from_w + (8 * nv + v) * VL);
+                    if (fetches)
+                        UNROLLED for (int v = 0; v < nv; v++)
+                            prefetch(from_w + (WEIGHTS_AHEAD * nv + v) * VL);
                     from_w += nv * VL;
                     UNROLLED for (int i = 0; i < rows; i++) {
                         vec a = vec_set(p[i * x_step]);
@@ -319,15 +320,16 @@ cdef extern from *:
     #define POINT_ROWS(nv) ((nv) == 2 ? TILE_2 : VEC_BYTES == 64 ? 16 : 12)
     #define POINT(rows, nv) case 2 * (rows) + (nv) - 1: \
         point_tiles(rows, nv, 1, x_step, fetched, fresh, x, length, run, run_step, j_step, w, m); \
-        point_tiles(rows, nv, 0, x_step, tiles - fetched, fresh, x + fetched * rows * x_step, length, run, \
-                    run_step, j_step, w, m + fetched * rows * nv * VL); \
+        point_tiles(rows, nv, 0, x_step, tiles - fetched, fresh, x + fetched * rows * x_step, length, \
+                    run, run_step, j_step, w, m + fetched * rows * nv * VL); \
         break;
 
-    /* `point_tiles` of 1 to POINT_ROWS rows: a tile's shape must be a constant where it is inlined. */
+    /* `point_tiles` of 1 to POINT_ROWS rows, the first `fetched` (0 or 1) of which fetch w: a tile's shape
+       must be a constant where it is inlined. */
     INLINED void point_tiles_of(
-            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, Py_ssize_t fetched, int fresh,
-            const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step, Py_ssize_t j_step,
-            const real* w, real* m) {
+            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, Py_ssize_t fetched,
+            int fresh, const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
+            Py_ssize_t j_step, const real* w, real* m) {
         switch (2 * rows + nv - 1) {
             POINT(1, 1) POINT(2, 1) POINT(3, 1) POINT(4, 1) POINT(5, 1) POINT(6, 1) POINT(7, 1)
             POINT(8, 1) POINT(9, 1) POINT(10, 1) POINT(11, 1) POINT(12, 1)
@@ -343,7 +345,7 @@ cdef extern from *:
     static void tiles_at_point(
             Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
             Py_ssize_t channels, Py_ssize_t run_step, const real* u, real* m) {
-        /* The first tile brings u to L1, with help: the hardware lags behind two lines a product. */
+        /* The hardware alone lags behind two lines a product; fewer channels are in L1 too soon. */
         const int fetched = tiles > 0 && channels * nv * VEC_BYTES > 4096;
         point_tiles_of(rows, nv, 16, tiles, fetched, fresh, v, channels, 16, run_step, 1, u, m);
     }
