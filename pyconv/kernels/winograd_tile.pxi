@@ -324,8 +324,8 @@ cdef extern from *:
                     run, run_step, j_step, w, m + fetched * rows * nv * VL); \
         break;
 
-    /* `point_tiles` of 1 to POINT_ROWS rows, the first `fetched` (0 or 1) of which fetch w: a tile's shape
-       must be a constant where it is inlined. */
+    /* `point_tiles` of 1 to POINT_ROWS rows; the first `fetched` tiles, 0 or 1, fetch w. Shapes must be
+       constants where they are inlined. */
     INLINED void point_tiles_of(
             Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, Py_ssize_t fetched,
             int fresh, const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
