@@ -54,16 +54,6 @@ def isa(request):
         yield request.param
 
 
-@pytest.fixture(params=[False, True], ids=["kept", "streamed"])
-def streamed(request):
-    """Write large results into the caches, and past them, whatever this CPU does better."""
-    modules = _dispatch.active.modules.values()
-    before = [module.stream_large(request.param) for module in modules]
-    yield
-    for module, on in zip(modules, before, strict=True):
-        module.stream_large(on)
-
-
 @pytest.fixture
 def direct():
     """Sums of products in their order, everywhere: exact on integers."""

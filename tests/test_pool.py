@@ -150,8 +150,8 @@ def test_average_pooling_is_a_depthwise_convolution(dtype, isa, rng):
 @pytest.mark.parametrize(
     ("window", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 5, 0)]
 )
-def test_what_passes_the_caches_is_what_one_image_gives(window, stride, padding, streamed, rng):
-    """More than 24 MB, operands and results, may be written past the caches; one image's are not."""
+def test_what_passes_the_caches_is_what_one_image_gives(window, stride, padding, rng):
+    """More than 24 MB, operands and results, are written past the caches; one image's are not."""
     x = rng.integers(-9, 9, (42, 65, 60, 41)).astype(np.float32)
     options = {"stride": stride, "padding": padding}
     y, indices = pyconv.max_pool2d(x, window, **options, return_indices=True)

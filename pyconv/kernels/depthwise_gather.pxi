@@ -166,9 +166,11 @@ cdef class DepthwiseGather(Depthwise):
         cdef real* scratch = self.scratch.take(threads * slot)
         if self.clips and not self.finite(packed):
             return False
-        self.streams = streams_lines(y, self.channels) and is_streamed(
-            self.N * (self.H * self.W * self.C + self.TH * self.TW * self.channels)
-            * <Py_ssize_t> sizeof(real))
+        # In whole lines, if there are more than the caches hold.
+        self.streams = (
+            (self.N * (self.H * self.W * self.C + self.TH * self.TW * self.channels)
+             * <Py_ssize_t> sizeof(real)) > STREAM_BYTES
+            and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),

@@ -88,16 +88,6 @@ cdef extern from *:
     #endif
         *(vec*) to = v;
     }
-    /* Whether ordinary stores are faster even of what the caches will not keep. Measured on a Granite
-       Rapids, where they are by a twentieth to a fifth, and taken for Intel's others that also can take
-       over lines without reading them ("SpecI2M": from Ice Lake on, the first with AVX-512 VBMI2). */
-    static inline int plain_stores_pay(void) {
-    #if defined(__x86_64__)
-        return __builtin_cpu_is("intel") && __builtin_cpu_supports("avx512vbmi2");
-    #else
-        return 0;
-    #endif
-    }
     /* Whether `store_line` can stream pixels of C numbers that start at `to`. */
     static inline int streams_lines(const void* to, Py_ssize_t C) {
         return VEC_BYTES == 64 && ((size_t) to | (size_t) C * sizeof(real)) % 64 == 0;
@@ -106,32 +96,9 @@ cdef extern from *:
     void store_line(real* to, vec v, bint past) noexcept nogil
     bint streams_lines(const void* to, Py_ssize_t C) noexcept nogil
     void stream(void* to, const void* source, Py_ssize_t bytes) noexcept nogil
-    bint plain_stores_pay() noexcept nogil
 
 cdef enum:
     STREAM_BYTES = 25_165_824   # read and written; more do not stay in the 32 MB of a large L3
-
-
-cdef bint past_caches = not plain_stores_pay()
-
-
-cdef inline bint is_streamed(Py_ssize_t bytes) noexcept nogil:
-    """Whether results should go past the caches, where so many bytes are read and written."""
-    return past_caches and bytes > STREAM_BYTES
-
-
-def stream_large(bint on):
-    """Write large results past the caches from now on, or do not; at first what suits this CPU.
-
-    Returns
-    -------
-    bool
-        What was done before.
-    """
-    global past_caches
-    before = past_caches
-    past_caches = on
-    return before
 
 
 # Inlined always: GCC takes a function that does nothing but prefetch for one without effect.

@@ -10,8 +10,8 @@ cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeom
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
     Py_ssize_t padded_h, padded_w  # image and padding together; to count elements
     bint include_pad
-    bint streams    # too large for the caches: rows are fetched ahead, and results stream past
-    bint direct     # they do so from the registers, being whole lines; else from a row in the workspace
+    bint streams    # too large for the caches: rows are fetched ahead, and results stream past,
+    bint direct     # from the registers, if they are whole lines; else from a row in the workspace
 
 
 cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilation, tuple pads,
@@ -29,10 +29,10 @@ cdef Window window_of(tuple x, tuple y, tuple kernel, tuple stride, tuple dilati
     return g
 
 
-cdef inline Py_ssize_t bytes_with(const Window* g, Py_ssize_t arrays) noexcept nogil:
-    """Of x, and of `arrays` like y."""
+cdef inline bint is_large(const Window* g, Py_ssize_t arrays) noexcept nogil:
+    """Whether x, and `arrays` like y, are more than the caches hold."""
     cdef Py_ssize_t pixels = g.N * (g.H * g.W + arrays * g.OH * g.OW)
-    return pixels * g.C * <Py_ssize_t> sizeof(real)
+    return pixels * g.C * <Py_ssize_t> sizeof(real) > STREAM_BYTES
 
 
 cdef inline Py_ssize_t first_inside(Py_ssize_t start, Py_ssize_t dilation) noexcept nogil:

@@ -150,7 +150,7 @@ cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_th
     cdef Py_ssize_t size = sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
-    g.streams = is_streamed(bytes_with(&g, 1))
+    g.streams = is_large(&g, 1)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C)
     share_out(&shares, items, threads)
     for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
@@ -336,8 +336,7 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     s.band = 8 // g.stride_h * g.stride_h if g.stride_h < 8 else 8
     # Windows that reach a band: no more than start in it, and before it by less than they span.
     s.windows = min(g.OH, (s.band + (g.KH - 1) * g.dilation_h) // g.stride_h + 1)
-    # Past the caches on any CPU: ordinary stores do not overlap with the divisions before them.
-    s.line, g.streams = line, bytes_with(g, 1) > STREAM_BYTES
+    s.line, g.streams = line, is_large(g, 1)
     g.direct = g.streams and streams_lines(dx, g.C)
     size = ((s.windows + 1) * line + g.W * g.C + 2 * VL + 31) // 16 * 16
     memory = scratch.take(2 * line + table + threads * size)

@@ -320,7 +320,7 @@ cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scrat
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
     cdef char* memory
     size = (size + 63) // 64 * 64
-    g.streams = is_streamed(bytes_with(&g, 1 if indices == NULL else 2))
+    g.streams = is_large(&g, 1 if indices == NULL else 2)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C) and (
         indices == NULL or streams_lines(indices, g.C))
     memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))

@@ -270,7 +270,7 @@ cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
     cdef Py_ssize_t turn, item, missing = 0, size = 0
     cdef real* scratch = NULL
     cdef Py_ssize_t bytes = (b.H * b.W + 2 * b.OH * b.OW) * b.N * b.C * <Py_ssize_t> sizeof(real)
-    b.tile, b.streams = usual_tile(b), is_streamed(bytes)
+    b.tile, b.streams = usual_tile(b), bytes > STREAM_BYTES
     b.direct = b.streams and streams_lines(b.dx, b.C)
     if b.streams and not b.direct:
         size = (max(b.tile_h, b.H - (b.OH - 1) * b.tile_h) * b.W * b.C + 15) // 16 * 16
