@@ -57,7 +57,8 @@ cdef inline inlined sum_tiles(
 ) noexcept nogil:
     """Sums of `block.lines` x `block.tiles` tiles of `rows` pixels by `nv` vectors; see `Block`.
 
-    What comes next is fetched: the weights, if they are so `many` that they do not stay in L1, else x.
+    What comes next is fetched: the weights, if they are so `many` that they do not stay in L1, else x
+    (which 1x1 filters read but once, from memory).
 
     The loops over tiles are here, not around a call: only inside of them does GCC unroll the loops
     over `rows` and `nv` so early that the sums never leave their registers.
@@ -131,7 +132,7 @@ cdef inline inlined pixel_tiles(
         sum_tiles(rows, nv, True, block, block.x_step, block.c_step, block.w_step, x, w, y)
     elif block.c_step != 1:
         sum_tiles(rows, nv, False, block, 1, block.c_step, nv * VL, x, w, y)
-    elif (block.runs * block.length * nv * VL * <Py_ssize_t> sizeof(real) > FEW_BYTES
+    elif (block.runs > 1 and block.runs * block.length * nv * VL * <Py_ssize_t> sizeof(real) > FEW_BYTES
           or block.lines * block.tiles <= FEW_TIMES):
         sum_tiles(rows, nv, True, block, block.x_step, 1, nv * VL, x, w, y)
     else:
