@@ -38,11 +38,13 @@ cdef extern from *:
     static void keep_apart(int threads) {
         struct timespec now;
         cpu_set_t cpus;
+        long long look;
         int here;
         /* At most once in a tick of this clock, 1 to 4 ms; it takes 5 ns to read. */
         clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-        if (team.look == now.tv_sec * 1000000000LL + now.tv_nsec) return;
-        team.look = now.tv_sec * 1000000000LL + now.tv_nsec;
+        look = now.tv_sec * 1000000000LL + now.tv_nsec;
+        if (look == team.look) return;
+        team.look = look;
         if (threads > MEMBERS) threads = MEMBERS;
         if (omp_get_proc_bind() != omp_proc_bind_false || omp_in_parallel()) return;
         if ((here = sched_getcpu()) < 0 || sched_getaffinity(0, sizeof(cpus), &cpus)) return;

@@ -102,10 +102,7 @@ cdef inline inlined sum_tiles(
                     for i in range(rows):
                         a = vec_set(p[i * x_step])
                         for v in range(nv):
-                            if nv == 2:
-                                acc[i * nv + v] = add_product(acc[i * nv + v], wv[v], a)
-                            else:  # the scalar need not be in a register
-                                acc[i * nv + v] = acc[i * nv + v] + wv[v] * a
+                            acc[i * nv + v] = add_product(nv, acc[i * nv + v], wv[v], a)
                     p = p + c_step
                     if not many:
                         prefetch(next_x)
@@ -166,10 +163,7 @@ cdef inline inlined filter_tile(
             for i in range(rows):
                 a = vec_set(p[i])
                 for v in range(nv):
-                    if nv == 2:
-                        acc[i * nv + v] = add_product(acc[i * nv + v], dv[v], a)
-                    else:  # the scalar need not be in a register
-                        acc[i * nv + v] = acc[i * nv + v] + dv[v] * a
+                    acc[i * nv + v] = add_product(nv, acc[i * nv + v], dv[v], a)
             prefetch_later(ahead)
             ahead = ahead + ahead_step
             p = p + x_step

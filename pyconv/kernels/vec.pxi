@@ -34,16 +34,19 @@ cdef extern from *:
         return sizeof(real) == sizeof(float) ? (real) sqrtf((float) a) : (real) sqrt((double) a);
     }
     static inline __attribute__((always_inline)) vec vec_set(real a) { return a - (vec) {0}; }
-    /* sum + a * b where the sum already is. Left to itself GCC adds into other registers, to move them
-       back at the end of a loop: up to 13 moves for 24 sums. */
-    static inline __attribute__((always_inline)) vec add_product(vec sum, vec a, vec b) {
+    /* sum + a * b, where b is a scalar, in a tile of nv vectors. If these are two, the sum stays where
+       it is: left to itself GCC adds into other registers, to move them back at the end of a loop, up to
+       13 moves for 24 sums. For one, the scalar need not be in a register. */
+    static inline __attribute__((always_inline)) vec add_product(
+            const int nv, vec sum, vec a, vec b) {
     #if defined(__FMA__) && defined(__GNUC__)
-        if (sizeof(real) == 4) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-        else __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-        return sum;
-    #else
-        return sum + a * b;
+        if (nv == 2) {
+            if (sizeof(real) == 4) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+            else __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+            return sum;
+        }
     #endif
+        return sum + a * b;
     }
     /* NaN stays: it is not below 0. */
     static inline __attribute__((always_inline)) vec vec_relu(vec a) {
@@ -229,7 +232,7 @@ cdef extern from *:
     const Py_ssize_t LANE_VECTORS
     real square_root(real a) noexcept nogil
     vec vec_set(real a) noexcept nogil
-    vec add_product(vec sum, vec a, vec b) noexcept nogil
+    vec add_product(int nv, vec sum, vec a, vec b) noexcept nogil
     vec vec_relu(vec a) noexcept nogil
     vec vec_where(ivec mask, vec a, vec b) noexcept nogil
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
