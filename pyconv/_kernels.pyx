@@ -18,6 +18,7 @@ include "kernels/cycle.pxi"        # and with lanes that share input channels
 include "kernels/packing.pxi"      # padded inputs, packed weights
 include "kernels/spans.pxi"        # columns of outputs that have the same taps
 include "kernels/gather.pxi"       # y and dx: sums over taps
+include "kernels/scatter.pxi"      # dx of few channels: products of all taps, added where they go
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd_tile.pxi"  # tiles of Winograd: transforms, products

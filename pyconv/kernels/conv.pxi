@@ -18,6 +18,7 @@ cdef class ConvPlan:
     cdef tuple x, w, y, stride, dilation, before
     cdef Py_ssize_t groups
     cdef Gather to_y, to_dx
+    cdef Scatter scatter_dx
     cdef Reduce to_dw, to_db  # to_db: of the transposed convolution
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
@@ -29,6 +30,7 @@ cdef class ConvPlan:
     cdef LineWide wide_y, wide_dx
     cdef LineWideFilter wide_dw
     cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
+    cdef readonly bint scatters  # dx
     cdef bint depthwise, splits  # splits: depthwise for dx too
     cdef Py_ssize_t outputs      # pixels of y
     cdef Py_ssize_t rows         # of a dense layer that has very few, else 0
@@ -51,16 +53,23 @@ cdef class ConvPlan:
             self.outer_dw = outer_pays(self.outputs, w[2], w[3])
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
-        if (sizeof(real) == 4 and not direct and not self.depthwise and w[1] > 1
+        if (not self.depthwise and w[1] > 1
                 and self.outputs * w[0] * w[1] * w[2] * w[3] >= LEAST_WORK):
-            self.take("y", self.choose(False))
-            self.take("dx", self.choose(True))
-            self.take("dw", self.choose_dw())
+            direct = direct or sizeof(real) == 8
+            self.take("dx", self.choose(True, direct))
+            if not direct:
+                self.take("y", self.choose(False, direct))
+                self.take("dw", self.choose_dw())
 
-    cdef str choose(self, bint back):
+    cdef str choose(self, bint back, bint direct):
         """What computes y, or dx if `back`: that of which the estimate is least (choice.pxi)."""
         cdef tuple rows_of = self.along_rows(back)
         cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
+        if back and self.groups == self.dilation[1] == 1 and self.w[0] <= SCATTER_ROWS:
+            self.scatter_dx = self.plan_scatter()
+            cycles["scatter"] = self.scatter_dx.cycles()
+        if direct:
+            return min(cycles, key=cycles.get)
         if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1):
             cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
         if 1 in (self.stride[1], self.dilation[1]) and self.w[1] >= self.stride[1]:
@@ -82,13 +91,14 @@ cdef class ConvPlan:
         """Compute "y", "dx" or "dw" by this driver, which must be able to; what tests ask for.
 
         "direct", "winograd" (`Winograd`, `WinogradFilter`), "wide" (`LineWide`, `LineWideFilter`),
-        "line" (`Line`, not dw) or "rows" (`RowWinogradFilter`, dw).
+        "line" (`Line`, not dw), "rows" (`RowWinogradFilter`, dw) or "scatter" (`Scatter`, dx).
         """
         cdef bint flat = driver == "winograd", wide = driver == "wide"
         if direction == "y":
             self.winograd_y, self.lined_y, self.few_y = flat, driver == "line", wide
         elif direction == "dx":
             self.winograd_dx, self.lined_dx, self.few_dx = flat, driver == "line", wide
+            self.scatters = driver == "scatter"
         else:
             self.winograd_dw, self.rows_dw, self.few_dw = flat, driver == "rows", wide
 
@@ -153,6 +163,9 @@ cdef class ConvPlan:
         C_group, K = self.w[2:]
         return Gather(self.y, self.x, self.groups, (1, 1), self.stride, self.phases_dx(),
                       (C_group * K, 1, K, K // self.groups), True)
+
+    cdef Scatter plan_scatter(self):
+        return Scatter(self.y, self.x, self.w[:2], self.stride, self.dilation[0], self.before)
 
     cdef tuple along_rows(self, bint back):
         """y, or if `back` dx, for transforms along the rows: the first arguments of `Line` and `Gather`.
@@ -256,6 +269,11 @@ cdef class ConvPlan:
         if self.few_dx and self.wide_dx is None:
             self.wide_dx = self.plan_wide(True)
         if self.few_dx and self.wide_dx.run(dy, w, b, relu, dx, num_threads):
+            return
+        if self.scatters and self.scatter_dx is None:
+            self.scatter_dx = self.plan_scatter()
+        if self.scatters:
+            self.scatter_dx.run(dy, w, b, relu, dx, num_threads)
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()
