@@ -52,6 +52,33 @@ cdef void pad_pixels(const real* x, const real* end, Py_ssize_t C, Py_ssize_t pi
             (<vec*> (to + p * width + u * VL))[0] = load_until(x + p * C + u * VL, end)
 
 
+cdef inline inlined pick_pixels(const Py_ssize_t size, const real* x, Py_ssize_t step,
+                                Py_ssize_t pixels, real* to, Py_ssize_t C) noexcept nogil:
+    cdef Py_ssize_t p
+    for p in range(pixels):
+        memcpy(to + p * C, x + p * step, size * sizeof(real))
+
+
+cdef void pick_pixels_of(const real* x, Py_ssize_t step, const real* end, Py_ssize_t pixels, real* to,
+                         Py_ssize_t C) noexcept nogil:
+    """Copy pixels of C <= 16 numbers that are `step` numbers apart, to be neighbours.
+
+    4, 8 or 16 numbers are copied of each, what comes behind its own to be overwritten by the next one's;
+    behind the last they spoil fewer than VL numbers. Nothing is read from `end` on.
+    """
+    cdef Py_ssize_t size = 4 if C <= 4 else 8 if C <= 8 else 16, safe = pixels
+    while safe > 0 and end - x < (safe - 1) * step + size:
+        safe -= 1
+    if size == 4:
+        pick_pixels(4, x, step, safe, to, C)
+    elif size == 8:
+        pick_pixels(8, x, step, safe, to, C)
+    else:
+        pick_pixels(16, x, step, safe, to, C)
+    for safe in range(safe, pixels):
+        memcpy(to + safe * C, x + safe * step, C * sizeof(real))
+
+
 cdef inline Py_ssize_t vector_place(Py_ssize_t v, Py_ssize_t channels) noexcept nogil:
     """The first channel of vector v. The last vector is moved back rather than cut, if it can be."""
     return max(0, min(v * VL, channels - VL))
@@ -69,6 +96,7 @@ cdef class Depthwise:
     cdef Py_ssize_t top, left, span_h, span_w  # reach of the taps
     cdef Py_ssize_t band, bands, items, taps
     cdef bint flat                             # vectors lie along rows
+    cdef Py_ssize_t planes, plane              # flat: of a row's copy, each of every `planes`-th pixel
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
     cdef bint long_rows                        # of the input: what strips of them read is fetched ahead
     cdef Py_ssize_t* offset                    # of each tap in the copy
@@ -85,7 +113,8 @@ cdef class Depthwise:
     cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, bint flat=False):
         """Read `source` for `outputs` (rows, columns) of `channels` each, by all `taps` (h, w).
 
-        Copies are of whole vectors a pixel, or if `flat` as `source` is.
+        Copies are of whole vectors a pixel, or if `flat` as `source` is, the pixels of neighbouring
+        outputs side by side.
         """
         cdef Py_ssize_t t
         self.N, self.H, self.W, self.C = source
@@ -106,16 +135,24 @@ cdef class Depthwise:
         self.pixel = self.C if flat else self.split * self.width
         if flat:    # so many vectors on, lanes hold the same channels again
             self.vectors = channels // _gcd(channels, VL)
-        self.line = ((self.columns - 1) * self.step_w + self.span_w) * self.pixel
+        self.planes = self.step_w if flat else 1
+        width = (self.columns - 1) * self.step_w + self.span_w
+        self.plane = (width + self.planes - 1) // self.planes * self.pixel
+        # VL: room for what `pick_pixels_of` spoils
+        self.line = self.planes * self.plane + (VL if self.planes > 1 else 0)
         self.cut()
         self.offset = <Py_ssize_t*> malloc((self.taps + 1) * sizeof(Py_ssize_t))
         if self.offset == NULL:
             raise MemoryError()
         for t in range(self.taps):
             h, w = taps[t // self.split]
-            self.offset[t] = ((h - self.top) * self.line + (w - self.left) * self.pixel
+            self.offset[t] = ((h - self.top) * self.line + self.column(w - self.left)
                               + t % self.split * self.width)
         self.find_lanes()
+
+    cdef Py_ssize_t column(self, Py_ssize_t w) noexcept nogil:
+        """Where column w of a copied row is."""
+        return w % self.planes * self.plane + w // self.planes * self.pixel
 
     cdef cut(self):
         """Cut the outputs into bands whose input stays in L2."""
@@ -170,22 +207,29 @@ cdef class Depthwise:
     cdef void read(self, const real* images, Py_ssize_t n, Py_ssize_t q, Py_ssize_t rows,
                    real* to) noexcept nogil:
         """Copy what `rows` output rows from q on of image n read, with zeros outside the image."""
-        cdef Py_ssize_t h, row = q * self.step_h + self.top
-        cdef Py_ssize_t columns = self.line // self.pixel
-        cdef Py_ssize_t before = min(max(0, -self.left), columns), first = max(0, self.left)
-        cdef Py_ssize_t inside = max(0, min(self.W, self.left + columns) - first)
+        cdef Py_ssize_t i, p, before, inside, row = q * self.step_h + self.top
+        cdef Py_ssize_t columns = self.plane // self.pixel
         cdef const real* end = images + self.N * self.H * self.W * self.C
+        cdef real* plane
         images += n * self.H * self.W * self.C
-        for h in range(row, row + (rows - 1) * self.step_h + self.span_h):
-            if h < 0 or h >= self.H or inside == 0:
-                memset(to, 0, self.line * sizeof(real))
-            else:
-                memset(to, 0, before * self.pixel * sizeof(real))
-                self.copy_pixels(images + (h * self.W + first) * self.C, end,
-                                 to + before * self.pixel, inside)
-                memset(to + (before + inside) * self.pixel, 0,
+        for p in range(self.planes):
+            before = min(columns, self.columns_before(-self.left - p))
+            inside = max(0, min(columns, self.columns_before(self.W - self.left - p)) - before)
+            for i in range((rows - 1) * self.step_h + self.span_h):
+                plane = to + i * self.line + p * self.plane
+                if row + i < 0 or row + i >= self.H or inside == 0:
+                    memset(plane, 0, self.plane * sizeof(real))
+                    continue
+                memset(plane, 0, before * self.pixel * sizeof(real))
+                self.copy_pixels(
+                    images + ((row + i) * self.W + self.left + p + before * self.planes) * self.C, end,
+                    plane + before * self.pixel, inside)
+                memset(plane + (before + inside) * self.pixel, 0,
                        (columns - before - inside) * self.pixel * sizeof(real))
-            to += self.line
+
+    cdef inline Py_ssize_t columns_before(self, Py_ssize_t w) noexcept nogil:
+        """How many columns 0, `planes`, 2 * `planes`, ... are less than w."""
+        return (w + self.planes - 1) // self.planes if w > 0 else 0
 
     cdef void copy_pixels(self, const real* x, const real* end, real* to,
                           Py_ssize_t pixels) noexcept nogil:
@@ -194,6 +238,9 @@ cdef class Depthwise:
         cdef const whole* lane
         cdef const real* source
         cdef vec a
+        if self.flat and self.planes > 1:
+            pick_pixels_of(x, self.planes * self.C, end, pixels, to, self.C)
+            return
         if self.flat:
             memcpy(to, x, pixels * self.C * sizeof(real))
             return

@@ -65,8 +65,8 @@ cdef class DepthwiseGather(Depthwise):
                 self.flat_rows = len(rows)
         self.strips = split == 1 and target[3] >= VL and all(
             [strip_of(of_phase, step) for _, of_phase in phases])
-        flat = (not self.strips and step[1] == stride[1] == 1 and source[3] == target[3] < 2 * VL
-                and target[3] % VL != 0)
+        flat = (not self.strips and stride[1] == 1 and target[3] % VL != 0
+                and source[3] == target[3] < (2 * VL if step[1] == 1 else VL))
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
         self.copies = flat or source[3] != target[3] or target[3] < VL
@@ -92,6 +92,8 @@ cdef class DepthwiseGather(Depthwise):
             taps.offset = self.tap_plane + count + n
             for t in range(taps.columns):
                 taps.offset[t] = t // split * across * pixel + t % split * self.width
+                if flat:
+                    taps.offset[t] = self.column(t * across)
             for w in columns:
                 for plane in range(split):
                     for t in range(taps.classes):
