@@ -65,7 +65,8 @@ cdef class ConvPlan:
         """What computes y, or dx if `back`: that of which the estimate is least (choice.pxi)."""
         cdef tuple rows_of = self.along_rows(back)
         cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
-        if back and self.groups == self.dilation[1] == 1 and self.w[0] <= SCATTER_ROWS:
+        if (back and self.groups == 1 and self.w[0] <= SCATTER_ROWS
+                and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
             self.scatter_dx = self.plan_scatter()
             cycles["scatter"] = self.scatter_dx.cycles()
         if direct:
@@ -165,7 +166,7 @@ cdef class ConvPlan:
                       (C_group * K, 1, K, K // self.groups), True)
 
     cdef Scatter plan_scatter(self):
-        return Scatter(self.y, self.x, self.w[:2], self.stride, self.dilation[0], self.before)
+        return Scatter(self.y, self.x, self.w[:2], self.stride, self.dilation, self.before)
 
     cdef tuple along_rows(self, bint back):
         """y, or if `back` dx, for transforms along the rows: the first arguments of `Line` and `Gather`.

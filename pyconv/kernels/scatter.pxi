@@ -3,19 +3,22 @@
 # It serves dx, and so the transposed convolution, of few channels: vectors along these would be mostly
 # empty (gather.pxi). Here the lanes are [kh, kw, channel], KH * KW * K numbers of each input pixel, by a
 # product of matrices that reads the input in place. This is col2im, but a few rows at a time, so that
-# the products stay near. A row of outputs is summed in two steps, by vectors at any address:
+# the products stay near; of few images, all of them, which fit into L2. A row of outputs is summed in
+# two steps, by vectors at any address:
 #
 #     t[q, kw, k] = sum over kh of products[row of kh, q, kh, kw, k]
 #     y[q * stride + j, k] = sum over i of t[q - i, i * stride + j, k]
 #
-# What padding cuts off is never added, so nothing beside the image is multiplied.
+# (Dilated taps are a multiple of the stride apart, and j is 0: see `share`.) What padding cuts off is
+# never added, so nothing beside the image is multiplied.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    GROUP_PIXELS = 48   # multiplied at once, where rows are short: whole tiles of 12 or of 6
-    SCATTER_ROWS = 16   # of a filter, at most
+    GROUP_PIXELS = 48           # multiplied at once, where rows are short: whole tiles of 12 or of 6
+    SCATTER_ROWS = 16           # of a filter, at most
+    PRODUCTS_BYTES = 2_097_152  # of a whole batch: these stay in the L2 of two CPUs
 
 
 cdef inline inlined add_taps(
@@ -73,10 +76,10 @@ cdef void add_taps_of(
 
 
 cdef inline inlined join_taps(
-    const Py_ssize_t turns, const real* t, Py_ssize_t pitch, Py_ssize_t step, Py_ssize_t pixels,
-    real* y,
+    const Py_ssize_t turns, const real* t, Py_ssize_t pitch, Py_ssize_t back, Py_ssize_t share,
+    Py_ssize_t step, Py_ssize_t pixels, real* y,
 ) noexcept nogil:
-    """y[p * step + i] = sum over j < turns of t[(p - j) * pitch + j * step + i].
+    """y[p * step + i] = sum over j < turns of t[p * pitch - j * back + i] for i < share, 0 up to `step`.
 
     VL numbers more are spoiled.
     """
@@ -87,29 +90,30 @@ cdef inline inlined join_taps(
         while i < step:
             acc = vec_set(0)
             for j in range(turns):
-                acc = acc + (<const vec*> (t + i - j * (pitch - step)))[0]
-            (<vec*> (y + i))[0] = acc
+                acc = acc + (<const vec*> (t + i - j * back))[0]
+            (<vec*> (y + i))[0] = first_lanes(acc, share - i)
             i += VL
         t += pitch
         y += step
 
 
 cdef void join_taps_of(
-    Py_ssize_t turns, const real* t, Py_ssize_t pitch, Py_ssize_t step, Py_ssize_t pixels, real* y,
+    Py_ssize_t turns, const real* t, Py_ssize_t pitch, Py_ssize_t back, Py_ssize_t share,
+    Py_ssize_t step, Py_ssize_t pixels, real* y,
 ) noexcept nogil:
     """`join_taps`, unrolled for up to 5 turns."""
     if turns == 5:
-        join_taps(5, t, pitch, step, pixels, y)
+        join_taps(5, t, pitch, back, share, step, pixels, y)
     elif turns == 4:
-        join_taps(4, t, pitch, step, pixels, y)
+        join_taps(4, t, pitch, back, share, step, pixels, y)
     elif turns == 3:
-        join_taps(3, t, pitch, step, pixels, y)
+        join_taps(3, t, pitch, back, share, step, pixels, y)
     elif turns == 2:
-        join_taps(2, t, pitch, step, pixels, y)
+        join_taps(2, t, pitch, back, share, step, pixels, y)
     elif turns == 1:
-        join_taps(1, t, pitch, step, pixels, y)
+        join_taps(1, t, pitch, back, share, step, pixels, y)
     else:
-        join_taps(turns, t, pitch, step, pixels, y)
+        join_taps(turns, t, pitch, back, share, step, pixels, y)
 
 
 cdef class Scatter:
@@ -119,49 +123,74 @@ cdef class Scatter:
     ----------
     source, target : tuple
         (N, H, W, C) read and written: shapes of dy and dx.
-    kernel, stride, before : tuple
-        (h, w) each; tap k of input pixel q adds to output q * stride + k * dilation - before.
-    dilation : int
-        Along the height; along the width it is 1.
+    kernel, stride, dilation, before : tuple
+        (h, w) each; tap k of input pixel q adds to output q * stride + k * dilation - before. The
+        dilation along the width is 1, or a multiple of the stride.
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, K, KH, stride, dilation, above
     cdef Py_ssize_t before            # numbers of a row that padding cuts off
     cdef Py_ssize_t taps, lanes       # numbers of a row of taps; of all, in whole LANES
-    cdef Py_ssize_t step, turns       # a pixel's outputs, as numbers of a row; pixels that share them
+    cdef Py_ssize_t step              # numbers of a row from a pixel's outputs to those of the next
+    cdef Py_ssize_t turns, back       # pixels that add to the same outputs; how far back in t each is
+    cdef Py_ssize_t share             # and how many numbers it adds
+    cdef Py_ssize_t edge              # pixels of zeros beside t
     cdef Py_ssize_t pitch             # of t
     cdef Py_ssize_t width             # numbers of a row of outputs, with what padding cuts off
     cdef Py_ssize_t group, ring       # rows of products made at once, and kept
     cdef Py_ssize_t band, bands, items, area
-    cdef Workspace weights, scratch, bias, zeros
+    cdef bint whole                   # few images: all products are made first, then added
+    cdef Py_ssize_t chunk, chunks     # pixels of the batch that are then multiplied at once
+    cdef Workspace weights, products, scratch, bias, zeros
     cdef readonly Py_ssize_t work
 
-    def __cinit__(self, tuple source, tuple target, tuple kernel, tuple stride, Py_ssize_t dilation,
+    def __cinit__(self, tuple source, tuple target, tuple kernel, tuple stride, tuple dilation,
                   tuple before):
-        cdef Py_ssize_t KW, stride_w
+        cdef Py_ssize_t KW, stride_w, dilation_w
         self.N, self.H, self.W, self.C = source
         self.TH, self.TW, self.K = target[1:]
-        self.weights, self.scratch = Workspace(), Workspace()
+        self.weights, self.products, self.scratch = Workspace(), Workspace(), Workspace()
         self.bias, self.zeros = Workspace(), Workspace()
         self.KH, KW = kernel
         self.stride, stride_w = stride
-        self.dilation, self.above = dilation, before[0]
+        self.dilation, dilation_w = dilation
+        self.above = before[0]
         self.taps, self.step = KW * self.K, stride_w * self.K
-        self.turns = (KW + stride_w - 1) // stride_w
+        # As many taps as a step is long go to the same outputs; if dilated, each to outputs of its own.
+        self.share = self.step if dilation_w == 1 else self.K
+        self.turns = (self.taps + self.share - 1) // self.share
+        self.edge = (self.turns - 1) * max(1, dilation_w // stride_w)
         self.lanes = (self.KH * self.taps + LANES - 1) // LANES * LANES
-        self.pitch = (max(self.turns * self.step, self.taps) + LANES - 1) // LANES * LANES
+        self.pitch = (self.turns * self.share + LANES - 1) // LANES * LANES
+        self.back = max(1, dilation_w // stride_w) * self.pitch - self.share
         self.before = before[1] * self.K
-        self.width = max((self.W + self.turns - 1) * self.step, self.before + self.TW * self.K)
+        self.width = max((self.W + self.edge) * self.step, self.before + self.TW * self.K)
+        self.width = (self.width + LANES - 1) // LANES * LANES
         self.group = max(1, min(self.H, GROUP_PIXELS // self.W))
-        self.ring = (self.KH - 1) * dilation // self.stride + self.group
+        self.ring = (self.KH - 1) * self.dilation // self.stride + self.group
         self.ring = (self.ring + self.group - 1) // self.group * self.group
         self.work = self.N * self.H * self.W * self.KH * self.taps * self.C
+        self.cut()
+        self.area = (self.W + 2 * self.edge) * self.pitch + self.width + 4 * LANES
+        if not self.whole:
+            self.area += self.ring * self.W * self.lanes + 2 * LANES
+
+    cdef cut(self):
+        """Bands of output rows; each multiplies its input rows, unless all are multiplied before."""
+        cdef Py_ssize_t pixels = self.N * self.H * self.W, blocks = (self.lanes + 31) // 32
+        cdef Py_ssize_t most = max(GROUP_PIXELS, BAND_BYTES // (self.C * <Py_ssize_t> sizeof(real)))
         self.band = self.TH
-        while self.band > 2 * (self.KH - 1) * dilation + 1 and self.too_few_items():
+        self.whole = (self.too_few_items()
+                      and pixels * self.lanes * <Py_ssize_t> sizeof(real) <= PRODUCTS_BYTES)
+        while (self.band > (1 if self.whole else 2 * (self.KH - 1) * self.dilation + 1)
+               and self.too_few_items()):
             self.band = (self.band + 1) // 2
         self.bands = (self.TH + self.band - 1) // self.band
         self.items = self.N * self.bands
-        self.area = (self.ring * self.W * self.lanes + 2 * LANES
-                     + (self.W + 2 * self.turns) * self.pitch + self.width + 4 * LANES)
+        self.chunk = min(most, (pixels * blocks + ITEMS - 1) // ITEMS)
+        self.chunk = (self.chunk + GROUP_PIXELS - 1) // GROUP_PIXELS * GROUP_PIXELS
+        self.chunks = (pixels + self.chunk - 1) // self.chunk
+        if self.whole:
+            self.ring = self.H
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.TH + self.band - 1) // self.band)
@@ -169,43 +198,50 @@ cdef class Scatter:
 
     cdef double cycles(self):
         """An estimate, as those of choice.pxi, and fitted like them."""
-        cdef double rows = min(<double> self.H, (
+        cdef double rows = self.N * self.H if self.whole else self.items * min(<double> self.H, (
             self.band + (self.KH - 1) * self.dilation) / <double> self.stride)
         cdef double adds = 1 + min(self.KH, self.H) / <double> self.stride  # rows of products, and t
-        cdef Py_ssize_t joins = (self.turns + 1) * (self.W + self.turns - 1)
+        cdef Py_ssize_t joins = (self.turns + 1) * (self.W + self.edge)
         cdef Py_ssize_t taps = (self.taps + LANES - 1) // LANES, step = (self.step + LANES - 1) // LANES
         cdef bint far = self.ring * self.W * self.lanes * <Py_ssize_t> sizeof(real) > FAR_BYTES
-        return (self.items * rows * self.W * self.lanes / LANES * (0.735 * self.C + (20 if far else 5))
-                + self.N * self.TH * (self.W * taps * adds + 2.1 * step * joins + 80
-                                      + 0.15 * self.TW * self.K)
-                + 0.85 * self.lanes * self.C)
+        cdef double cycles = (
+            rows * self.W * self.lanes / LANES * (0.735 * self.C + (20 if far else 5))
+            + self.N * self.TH * (self.W * taps * adds + 2.1 * step * joins + 80
+                                  + 0.15 * self.TW * self.K)
+            + 0.85 * self.lanes * self.C + (4000 if self.whole else 0))  # of another region
+        # With vectors that are full, Gather takes up to a quarter less than its estimate.
+        return cycles if self.K <= 24 else 1.2 * cycles
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
-                       real* products, Py_ssize_t item) noexcept nogil:
+                       real* products, real* t, Py_ssize_t item) noexcept nogil:
         """A band of output rows of one image."""
         cdef Py_ssize_t n = item // self.bands, row0 = item % self.bands * self.band, row, last, count
         cdef Py_ssize_t done = row0 + self.above - (self.KH - 1) * self.dilation
         cdef Py_ssize_t first = (done + self.stride - 1) // self.stride if done > 0 else 0
-        cdef real* t = products + self.ring * self.W * self.lanes + 2 * LANES
-        cdef real* sums = t + (self.W + 2 * self.turns) * self.pitch
+        cdef real* sums = t + (self.W + 2 * self.edge) * self.pitch
         cdef const real* rows[SCATTER_ROWS]
-        memset(t, 0, (self.W + 2 * self.turns) * self.pitch * sizeof(real))
+        if self.whole:
+            products += n * self.H * self.W * self.lanes
+            first = 0
+        else:
+            products = sums + self.width + 4 * LANES
+        memset(t, 0, (self.W + 2 * self.edge) * self.pitch * sizeof(real))
         x += n * self.H * self.W * self.C
         y += (n * self.TH + row0) * self.TW * self.K
         done = first
         for row in range(row0, min(row0 + self.band, self.TH)):
             last = min(self.H - 1, (row + self.above) // self.stride)
-            while done <= last:
+            while done <= last and not self.whole:
                 self.multiply(x + done * self.W * self.C, packed,
                               products + (done - first) % self.ring * self.W * self.lanes,
-                              min(self.group, self.H - done) * self.W)
+                              min(self.group, self.H - done) * self.W, 0, self.lanes)
                 done += self.group
             count = self.find_rows(row, first, products, rows)
-            add_taps_of(rows, count, self.lanes, self.W, self.taps, t + self.turns * self.pitch,
+            add_taps_of(rows, count, self.lanes, self.W, self.taps, t + self.edge * self.pitch,
                         self.pitch)
-            join_taps_of(self.turns, t + self.turns * self.pitch, self.pitch, self.step,
-                         self.W + self.turns - 1, sums)
-            count = (self.W + self.turns - 1) * self.step
+            join_taps_of(self.turns, t + self.edge * self.pitch, self.pitch, self.back, self.share,
+                         self.step, self.W + self.edge, sums)
+            count = (self.W + self.edge) * self.step
             memset(sums + count, 0, (self.width - count) * sizeof(real))
             self.finish(sums + self.before, b, relu, y)
             y += self.TW * self.K
@@ -233,15 +269,23 @@ cdef class Scatter:
         if relu:
             relu_span(y, y, self.TW * self.K)
 
-    cdef void multiply(self, const real* x, const real* packed, real* products,
-                       Py_ssize_t pixels) noexcept nogil:
+    cdef void run_chunk(self, const real* x, const real* packed, real* products,
+                        Py_ssize_t item) noexcept nogil:
+        """Products of some pixels, for 2 vectors of lanes."""
+        cdef Py_ssize_t first = item % self.chunks * self.chunk, lane = item // self.chunks * 2 * VL
+        cdef Py_ssize_t pixels = min(self.chunk, self.N * self.H * self.W - first)
+        self.multiply(x + first * self.C, packed, products + first * self.lanes, pixels, lane,
+                      min(self.lanes, lane + 2 * VL))
+
+    cdef void multiply(self, const real* x, const real* packed, real* products, Py_ssize_t pixels,
+                       Py_ssize_t lane, Py_ssize_t end) noexcept nogil:
         """products[pixel, lane] = sum over c of x[pixel, c] * packed[lane // 2 VL, c, lane % 2 VL]."""
-        cdef Py_ssize_t lane = 0, nv
+        cdef Py_ssize_t nv
         cdef Run run = Run(0, 0)
         cdef Block tiles = Block(1, 0, 0, self.C, 0, self.lanes, &run, 1, self.C, 1, 0,
                                  <const real*> self.zeros.data, False)
-        while lane < self.lanes:
-            nv = min(2, (self.lanes - lane) // VL)
+        while lane < end:
+            nv = min(2, (end - lane) // VL)
             tiles.w_step = nv * VL
             pixel_lines(pixels, nv, nv * VL, &tiles, x, packed + lane * self.C, products + lane)
             lane += 2 * VL
@@ -257,7 +301,10 @@ cdef class Scatter:
         cdef Py_ssize_t turn, block, i, blocks = (self.KH * self.taps + 2 * VL - 1) // (2 * VL)
         cdef int threads = team(self.work, num_threads)
         cdef int packers = threads if self.lanes * self.C > TINY else 1
+        cdef Py_ssize_t products_items = blocks * self.chunks if self.whole else 0
         cdef real* packed = self.weights.take(self.lanes * self.C)
+        cdef real* products = self.products.take(
+            self.N * self.H * self.W * self.lanes + 2 * LANES if self.whole else 0)
         cdef real* scratch = self.scratch.take(threads * self.area)
         cdef real* bias = NULL
         self.zeros.take(2 * VL)
@@ -269,10 +316,16 @@ cdef class Scatter:
         for block in prange(blocks, schedule="static", num_threads=packers, nogil=True):
             self.pack_block(w, packed, block)
             item_ends()
+        if self.whole:
+            share_out(&shares, products_items, threads)
+            region_starts(is_shared(self.work))
+        for turn in prange(products_items, schedule="dynamic", num_threads=threads, nogil=True):
+            self.run_chunk(x, packed, products, take_item(&shares, threadid()))
+            item_ends()
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
-            self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area,
+            self.run_item(x, packed, bias, relu, y, products, scratch + threadid() * self.area,
                           take_item(&shares, threadid()))
             item_ends()
