@@ -43,7 +43,7 @@ cdef Py_ssize_t row_pairs(Py_ssize_t taps, Py_ssize_t columns):
     cost = 0.75 * taps * columns  # transforms cost something too
     for pairs in range(2, ROW_PAIRS + 1):
         outputs = 2 * pairs + 3 - taps
-        if taps >= 3 and outputs >= 2:
+        if taps >= 2 and outputs >= 2:
             products = (2 * pairs + 2) * ((columns + outputs - 1) // outputs) * (1 + 0.04 * pairs)
             if products < cost:
                 best, cost = pairs, products
@@ -126,15 +126,16 @@ cdef inline inlined row_of_x(
 
 
 cdef inline inlined row_of_dy(
-    const Py_ssize_t pairs, const RowVectors* s, const vec* y, vec last, real* to, Py_ssize_t step,
+    const Py_ssize_t pairs, const RowVectors* s, const vec* y, vec more, vec last, real* to,
+    Py_ssize_t step,
 ) noexcept nogil:
-    """A y: outputs y, zeros behind them, and the last one again, to points."""
+    """A y: outputs y, zeros behind them, one more or zero, and the last one again, to points."""
     cdef vec even, odd
     cdef Py_ssize_t i, j
     (<vec*> to)[0] = y[0]
     (<vec*> (to + (2 * pairs + 1) * step))[0] = last
     for i in range(pairs):
-        even, odd = y[2 * pairs - 2], y[2 * pairs - 1]
+        even, odd = y[2 * pairs - 2] + s.square[i] * more, y[2 * pairs - 1]
         for j in range(pairs - 1):
             even = y[2 * (pairs - 2 - j)] + s.square[i] * even
             odd = y[2 * (pairs - 2 - j) + 1] + s.square[i] * odd
@@ -195,7 +196,7 @@ cdef inline inlined row_dy_tiles(
     """Points of a vector of channels of `rows` rows as [point, row, tile]; db += the sums of dy."""
     cdef vec[ROW_POINTS] y
     cdef vec[ROW_POINTS] edge
-    cdef vec zero = vec_set(0), total = vec_set(0), last, sums
+    cdef vec zero = vec_set(0), total = vec_set(0), more, last, sums
     cdef const real* source
     cdef RowVectors s
     cdef Py_ssize_t h, w, i, left, between
@@ -215,10 +216,11 @@ cdef inline inlined row_dy_tiles(
             for i in range(2 * pairs):
                 y[i] = (<const vec*> (source + i * between if i < left else <const real*> &zero))[0]
                 sums = sums + y[i]
-            total = total + sums
             last = (<const vec*> (source + (left - 1) * between if left == g.outputs
                                   else <const real*> &zero))[0]
-            row_of_dy(pairs, &s, y, last, to, step)
+            more = last if g.outputs > 2 * pairs else zero  # for two taps there are so many
+            total = total + (sums + more)
+            row_of_dy(pairs, &s, y, more, last, to, step)
             to = to + to_pixel
             dy = dy + left * pixel
             w += g.outputs
