@@ -267,6 +267,9 @@ cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except 
     pairs = row_pairs(taps, W)
     if K <= WIDE_CHANNELS or KH * stride[1] * C < 8 or N * H * W < Y_OUTPUTS or pairs == 0:
         return INFINITY
+    # Taps that a stride adds to fill its last step are products for nothing.
+    if stride[1] > 2 or taps == 2 and KW < 2 * stride[1]:
+        return INFINITY
     points, vectors = 2 * pairs + 2, (K + 15) // 16
     tiles = (W + points - taps) // (points - taps + 1)
     chunk, k_chunk = row_chunks(points * KH * stride[1], C, K)
