@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 selected=(test_random_geometries test_special_values test_batch_norm test_conv_pool test_dense
-          test_winograd)
+          test_scatter test_winograd)
 only=()
 case "${1:-}" in
     "")
