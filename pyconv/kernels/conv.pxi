@@ -67,8 +67,7 @@ cdef class ConvPlan:
         cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
         if (back and self.groups == 1 and self.w[0] <= SCATTER_ROWS
                 and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
-            self.scatter_dx = self.plan_scatter()
-            cycles["scatter"] = self.scatter_dx.cycles()
+            cycles["scatter"] = self.plan_scatter().cycles()
         if direct:
             return min(cycles, key=cycles.get)
         if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1):

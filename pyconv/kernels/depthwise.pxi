@@ -66,7 +66,7 @@ cdef void pick_pixels_of(const real* x, Py_ssize_t step, const real* end, Py_ssi
     4, 8 or 16 numbers are copied of each, what comes behind its own to be overwritten by the next one's;
     behind the last they spoil fewer than VL numbers. Nothing is read from `end` on.
     """
-    cdef Py_ssize_t size = 4 if C <= 4 else 8 if C <= 8 else 16, safe = pixels
+    cdef Py_ssize_t size = 4 if C <= 4 else 8 if C <= 8 else 16, safe = pixels, p
     while safe > 0 and end - x < (safe - 1) * step + size:
         safe -= 1
     if size == 4:
@@ -75,8 +75,8 @@ cdef void pick_pixels_of(const real* x, Py_ssize_t step, const real* end, Py_ssi
         pick_pixels(8, x, step, safe, to, C)
     else:
         pick_pixels(16, x, step, safe, to, C)
-    for safe in range(safe, pixels):
-        memcpy(to + safe * C, x + safe * step, C * sizeof(real))
+    for p in range(safe, pixels):
+        memcpy(to + p * C, x + p * step, C * sizeof(real))
 
 
 cdef inline Py_ssize_t vector_place(Py_ssize_t v, Py_ssize_t channels) noexcept nogil:
@@ -185,7 +185,7 @@ cdef class Depthwise:
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * self.bands_of()
-        return items < ITEMS and self.work > 2 * ITEM_WORK * items
+        return too_few(items, ITEMS, self.work)
 
     cdef find_lanes(self):
         """Channel c of plane s is number (c * split) // repeat + s of its pixel."""

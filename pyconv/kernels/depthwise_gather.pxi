@@ -35,7 +35,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef bint clips, copies, streams, strips
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
-        cdef Py_ssize_t p, t, n = 0, split = max(1, source[3] // target[3]), count, pixel, zeros, g
+        cdef Py_ssize_t p, t, n = 0, split = max(1, source[3] // target[3]), count, zeros, g
         cdef Py_ssize_t apart = 1
         cdef DepthwiseTaps* taps
         self.TH, self.TW, self.clips = target[1], target[2], clips
@@ -70,7 +70,6 @@ cdef class DepthwiseGather(Depthwise):
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
         self.copies = flat or source[3] != target[3] or target[3] < VL
-        pixel = self.pixel if self.copies else self.C
         # Taps in the order in which tiles read them, and where each column of them starts.
         for p, (_, of_phase) in enumerate(phases):
             rows, columns = sorted({h for h, _, _ in of_phase}), sorted({w for _, w, _ in of_phase})
@@ -91,9 +90,8 @@ cdef class DepthwiseGather(Depthwise):
             apart = max(apart, taps.apart)
             taps.offset = self.tap_plane + count + n
             for t in range(taps.columns):
-                taps.offset[t] = t // split * across * pixel + t % split * self.width
-                if flat:
-                    taps.offset[t] = self.column(t * across)
+                taps.offset[t] = t % split * self.width + (
+                    self.column(t // split * across) if self.copies else t // split * across * self.C)
             for w in columns:
                 for plane in range(split):
                     for t in range(taps.classes):

@@ -191,8 +191,7 @@ cdef class Gather:
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
-        return (items < (ITEMS if self.copies_little() else ITEMS // 4)
-                and self.work > 2 * ITEM_WORK * items)
+        return too_few(items, ITEMS if self.copies_little() else ITEMS // 4, self.work)
 
     cdef find_runs(self):
         """Taps that are neighbours in a row and in memory are one run: fewer, longer inner loops."""

@@ -39,6 +39,11 @@ cdef inline bint is_shared(Py_ssize_t work) noexcept nogil:
     return work > 2 * ITEM_WORK
 
 
+cdef inline bint too_few(Py_ssize_t items, Py_ssize_t wanted, Py_ssize_t work) noexcept nogil:
+    """Whether `items` are fewer than wanted, of so much work that more of them would pay."""
+    return items < wanted and work > 2 * ITEM_WORK * items
+
+
 cdef inline int team(Py_ssize_t work, int num_threads) noexcept nogil:
     return num_threads if is_shared(work) else 1
 

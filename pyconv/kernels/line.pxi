@@ -193,7 +193,7 @@ cdef class Line:
 
     cdef bint too_few_items(self, Py_ssize_t wanted):
         cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
-        return items < wanted and self.work > 2 * ITEM_WORK * items
+        return too_few(items, wanted, self.work)
 
     cdef place_runs(self, list dealt):
         cdef Py_ssize_t p, i, j, run = 0, u = 0

@@ -162,7 +162,7 @@ cdef class LineWide:
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.sets
-        return items < ITEMS and self.work > 2 * ITEM_WORK * items
+        return too_few(items, ITEMS, self.work)
 
     cdef fill_transform(self):
         cdef Py_ssize_t e, t

@@ -194,7 +194,7 @@ cdef class Scatter:
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.TH + self.band - 1) // self.band)
-        return items < ITEMS and self.work > 2 * ITEM_WORK * items
+        return too_few(items, ITEMS, self.work)
 
     cdef double cycles(self):
         """An estimate, as those of choice.pxi, and fitted like them."""
