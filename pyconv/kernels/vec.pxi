@@ -39,7 +39,7 @@ cdef extern from *:
        13 moves for 24 sums. For one, the scalar need not be in a register. */
     static inline __attribute__((always_inline)) vec add_product(
             const int nv, vec sum, vec a, vec b) {
-    #if defined(__FMA__) && defined(__GNUC__)
+    #if defined(__FMA__) && defined(__GNUC__) && !defined(UNFUSED)
         if (nv == 2) {
             if (sizeof(real) == 4) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
             else __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
