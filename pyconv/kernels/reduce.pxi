@@ -83,13 +83,12 @@ cdef double reduce_cycles(tuple y, tuple w, tuple stride, groups):
     K //= groups
     pixels, x = y[1] * y[2], C * stride[0] * stride[1]
     if K <= CYCLE_CHANNELS and C > 1:
-        length = KW * C if groups == 1 else C
         parts = cycle_parts(K, C)
-        rows = (length + parts - 1) // parts
+        rows = (KW * C + parts - 1) // parts
         tiles = (rows + TILE_1 - 1) // TILE_1
         # Fewer sums than 8 wait for each other.
-        return pixels * (KH * KW * C // length * max(
-            9 * tiles, 2 * tiles + (1.1 if parts < 16 else 2.9) * rows) + 0.8 * x)
+        return pixels * (KH * max(9 * tiles, 2 * tiles + (1.1 if parts < 16 else 2.9) * rows)
+                         + 0.8 * x + (15 if groups > 1 else 0))  # pieces of pixels, to pack
     length = KW * C if C <= TILE_1 else C
     tiles = KH * KW * C // length * ((length + TILE_1 - 1) // TILE_1)
     bands = (pixels + BAND_PIXELS - 1) // BAND_PIXELS

@@ -13,6 +13,7 @@
 # never added, so nothing beside the image is multiplied.
 
 from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -204,13 +205,13 @@ cdef class Scatter:
         cdef Py_ssize_t joins = (self.turns + 1) * (self.W + self.edge)
         cdef Py_ssize_t taps = (self.taps + LANES - 1) // LANES, step = (self.step + LANES - 1) // LANES
         cdef bint far = self.ring * self.W * self.lanes * <Py_ssize_t> sizeof(real) > FAR_BYTES
-        cdef double cycles = (
+        if not self.whole and too_few(self.items, FEW_ITEMS, self.work):
+            return INFINITY  # threads would wait for each other
+        return (
             rows * self.W * self.lanes / LANES * (0.735 * self.C + (20 if far else 5))
             + self.N * self.TH * (self.W * taps * adds + 2.1 * step * joins + 80
                                   + 0.15 * self.TW * self.K)
             + 0.85 * self.lanes * self.C + (4000 if self.whole else 0))  # of another region
-        # With vectors that are full, Gather takes up to a quarter less than its estimate.
-        return cycles if self.K <= 24 else 1.2 * cycles
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* products, real* t, Py_ssize_t item) noexcept nogil:
@@ -218,6 +219,8 @@ cdef class Scatter:
         cdef Py_ssize_t n = item // self.bands, row0 = item % self.bands * self.band, row, last, count
         cdef Py_ssize_t done = row0 + self.above - (self.KH - 1) * self.dilation
         cdef Py_ssize_t first = (done + self.stride - 1) // self.stride if done > 0 else 0
+        cdef Py_ssize_t row_end = min(row0 + self.band, self.TH)
+        cdef Py_ssize_t end = min(self.H, (row_end - 1 + self.above) // self.stride + 1)
         cdef real* sums = t + (self.W + 2 * self.edge) * self.pitch
         cdef const real* rows[SCATTER_ROWS]
         if self.whole:
@@ -229,12 +232,12 @@ cdef class Scatter:
         x += n * self.H * self.W * self.C
         y += (n * self.TH + row0) * self.TW * self.K
         done = first
-        for row in range(row0, min(row0 + self.band, self.TH)):
+        for row in range(row0, row_end):
             last = min(self.H - 1, (row + self.above) // self.stride)
             while done <= last and not self.whole:
                 self.multiply(x + done * self.W * self.C, packed,
                               products + (done - first) % self.ring * self.W * self.lanes,
-                              min(self.group, self.H - done) * self.W, 0, self.lanes)
+                              min(self.group, end - done) * self.W, 0, self.lanes)
                 done += self.group
             count = self.find_rows(row, first, products, rows)
             add_taps_of(rows, count, self.lanes, self.W, self.taps, t + self.edge * self.pitch,
