@@ -79,6 +79,14 @@ cdef void pick_pixels_of(const real* x, Py_ssize_t step, const real* end, Py_ssi
         memcpy(to + p * C, x + p * step, C * sizeof(real))
 
 
+cdef inline void clear(real* to, Py_ssize_t count) noexcept nogil:
+    """`count` zeros, and fewer than VL behind them."""
+    cdef Py_ssize_t i = 0
+    while i < count:
+        (<vec*> (to + i))[0] = vec_set(0)
+        i += VL
+
+
 cdef inline Py_ssize_t vector_place(Py_ssize_t v, Py_ssize_t channels) noexcept nogil:
     """The first channel of vector v. The last vector is moved back rather than cut, if it can be."""
     return max(0, min(v * VL, channels - VL))
@@ -110,7 +118,8 @@ cdef class Depthwise:
         free(self.place)
         free(self.lane)
 
-    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, bint flat=False):
+    cdef prepare(self, source, Py_ssize_t channels, outputs, step, list taps, bint flat=False,
+                 Py_ssize_t most=BAND_BYTES):
         """Read `source` for `outputs` (rows, columns) of `channels` each, by all `taps` (h, w).
 
         Copies are of whole vectors a pixel, or if `flat` as `source` is, the pixels of neighbouring
@@ -140,7 +149,7 @@ cdef class Depthwise:
         self.plane = (width + self.planes - 1) // self.planes * self.pixel
         # VL: room for what `pick_pixels_of` spoils
         self.line = self.planes * self.plane + (VL if self.planes > 1 else 0)
-        self.cut()
+        self.cut(most)
         self.offset = <Py_ssize_t*> malloc((self.taps + 1) * sizeof(Py_ssize_t))
         if self.offset == NULL:
             raise MemoryError()
@@ -154,11 +163,11 @@ cdef class Depthwise:
         """Where column w of a copied row is."""
         return w % self.planes * self.plane + w // self.planes * self.pixel
 
-    cdef cut(self):
-        """Cut the outputs into bands whose input stays in L2."""
+    cdef cut(self, Py_ssize_t most):
+        """Cut the outputs into bands of which the input has at most so many bytes."""
         cdef Py_ssize_t line = self.line // self.pixel * self.C * sizeof(real)
         self.band = max(1, self.rows)
-        while self.band > 1 and (self.band_rows() * line > BAND_BYTES or self.too_few_items()):
+        while self.band > 1 and (self.band_rows() * line > most or self.too_few_items()):
             self.band = (self.band + 1) // 2
         self.bands = self.bands_of()
         self.items = self.N * self.bands
@@ -218,14 +227,15 @@ cdef class Depthwise:
             for i in range((rows - 1) * self.step_h + self.span_h):
                 plane = to + i * self.line + p * self.plane
                 if row + i < 0 or row + i >= self.H or inside == 0:
-                    memset(plane, 0, self.plane * sizeof(real))
+                    clear(plane, self.plane)
                     continue
-                memset(plane, 0, before * self.pixel * sizeof(real))
+                clear(plane, before * self.pixel)
                 self.copy_pixels(
                     images + ((row + i) * self.W + self.left + p + before * self.planes) * self.C, end,
                     plane + before * self.pixel, inside)
-                memset(plane + (before + inside) * self.pixel, 0,
-                       (columns - before - inside) * self.pixel * sizeof(real))
+                # What it clears too much is copied later, or room: the planes' rows have some.
+                clear(plane + (before + inside) * self.pixel,
+                      (columns - before - inside) * self.pixel)
 
     cdef inline Py_ssize_t columns_before(self, Py_ssize_t w) noexcept nogil:
         """How many columns 0, `planes`, 2 * `planes`, ... are less than w."""

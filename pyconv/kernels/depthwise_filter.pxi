@@ -11,6 +11,7 @@ cdef enum:
     TILE_TAPS = 9       # a 3x3 filter: 9 sums, and 9 offsets in general registers
     TILE_FILTER = 32    # pixels that a tile of dw sums before it is the next vector's turn
     FILTER_ROWS = 4     # of dy in a strip: at step 1, 18 vectors of x and 9 sums stay in registers
+    FILTER_BYTES = 8192  # of x in a short band: in whole vectors it stays in L1, with its dy
 
 
 cdef extern from *:
@@ -169,7 +170,10 @@ cdef class DepthwiseReduce(Depthwise):
         taps = [(kh * dilation[0] - before[0], kw * dilation[1] - before[1])
                 for kh in range(kernel[0]) for kw in range(kernel[1])]
         self.work = pixels * len(taps) * self.K
-        self.prepare(x, self.K, (self.OH, self.OW), stride, taps)
+        # Bands that share no rows of x are short, so that what is copied is still in L1.
+        alone = (kernel[0] - 1) * dilation[0] < stride[0]
+        self.prepare(x, self.K, (self.OH, self.OW), stride, taps, False,
+                     FILTER_BYTES if alone else BAND_BYTES)
         # By shape alone: the order of the sums differs.
         self.in_place = (kernel == (3, 3) and dilation == (1, 1) and self.K == self.C >= 16
                          and stride in ((1, 1), (2, 2)))

@@ -254,7 +254,6 @@ cdef class Gather:
         cdef Py_ssize_t width = lanes if self.wide else (lanes + VL - 1) // VL * VL
         cdef Py_ssize_t t
         cdef real* first
-        cdef vec zero = vec_set(0)
         if self.few and lanes == self.block:
             return
         packed += block * self.packed_size
@@ -271,10 +270,7 @@ cdef class Gather:
                 pack_columns(w + self.tap_index[t] * self.w_tap, self.w_out, self.C_group, lanes,
                              packed, width)
             packed += self.C_group * width
-        while first < packed:
-            zero = zero + load_part(first, packed - first) * vec_set(0)
-            first += VL
-        if any_nan(zero):
+        if not all_finite(first, packed - first):
             self.spoiled = True
 
     cdef void pack_cycles(self, const real* w, real* packed) noexcept nogil:

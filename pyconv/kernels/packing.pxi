@@ -2,6 +2,9 @@
 
 from libc.string cimport memcpy, memset
 
+cdef enum:
+    PACK_AHEAD = 16         # rows of weights: a step between them keeps the hardware from fetching
+
 cdef void pad_rows(
     const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
     real* band, Py_ssize_t width, Py_ssize_t pixel,
@@ -35,6 +38,7 @@ cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t 
     cdef Py_ssize_t i, k
     for i in range(rows):
         for k in range(width // VL):
+            prefetch(w + PACK_AHEAD * step + k * VL)
             (<vec*> packed)[k] = load_part(w + k * VL, lanes - k * VL)
         if width < VL:
             copy_short(packed, w, width)
@@ -63,6 +67,22 @@ cdef void pack_columns(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize
                     (<vec*> (packed + (i + j) * width + k))[0] = square[j]
             i += VL
         k += VL
+
+
+cdef bint all_finite(const real* p, Py_ssize_t count) noexcept nogil:
+    """Whether no number is infinite or NaN: 0 times such a one is NaN."""
+    cdef vec zero[4]
+    cdef Py_ssize_t i = 0, k
+    for k in range(4):
+        zero[k] = vec_set(0)
+    while i + 4 * VL <= count:
+        for k in range(4):
+            zero[k] = zero[k] + (<const vec*> (p + i + k * VL))[0] * vec_set(0)
+        i += 4 * VL
+    while i < count:
+        zero[0] = zero[0] + load_part(p + i, count - i) * vec_set(0)
+        i += VL
+    return not any_nan(zero[0] + zero[1] + (zero[2] + zero[3]))
 
 
 cdef real* padded_bias(Workspace to, const real* b, Py_ssize_t blocks, Py_ssize_t blocks_group,
