@@ -163,6 +163,7 @@ cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_th
 
 cdef struct Cover:  # the windows along one axis that cover a pixel: first, first + step, ...
     Py_ssize_t first, step, count
+    Py_ssize_t alike    # so many pixels from here on are covered by the same
 
 
 cdef struct AverageBack:  # what going back needs to know of every row
@@ -192,6 +193,11 @@ cdef void cover(Cover* covers, Py_ssize_t windows, Py_ssize_t stride, Py_ssize_t
             elif to.count == 1:
                 to.step = window - to.first
             to.count += 1
+    for k in range(size - 1, -1, -1):
+        to = covers + k
+        to.alike = 1
+        if k + 1 < size and to[0].first == to[1].first and to[0].count == to[1].count:
+            to.alike += to[1].alike
 
 
 cdef void share_row(const AverageBack* s, const real* dy, Py_ssize_t oh, vec* shares) noexcept nogil:
@@ -270,9 +276,9 @@ cdef void add_rows(const real* rows, Py_ssize_t count, Py_ssize_t step, Py_ssize
         i += VL
 
 
-cdef inline inlined spread_pixel(const Py_ssize_t nv, const Cover* column, const real* sums,
-                                 Py_ssize_t C, bint past, real* to) noexcept nogil:
-    """`nv` vectors of a pixel of dx: the sum over the windows that cover it."""
+cdef inline inlined spread_pixels(const Py_ssize_t nv, const Cover* column, const real* sums,
+                                  Py_ssize_t C, bint past, real* to) noexcept nogil:
+    """`nv` vectors of the pixels of dx that the same windows cover: the sum over these."""
     cdef const real* at = sums + column.first * C
     cdef vec[2] v
     cdef Py_ssize_t i, j
@@ -282,23 +288,26 @@ cdef inline inlined spread_pixel(const Py_ssize_t nv, const Cover* column, const
         at += column.step * C
         for i in range(nv):
             v[i] = v[i] + (<const vec*> (at + i * VL))[0]
-    for i in range(nv):
-        store_line(to + i * VL, v[i], past)
+    for j in range(column.alike):
+        for i in range(nv):
+            store_line(to + i * VL, v[i], past)
+        to += C
 
 
 cdef void spread(const Cover* columns, const real* sums, Py_ssize_t W, Py_ssize_t C, bint past,
                  real* to) noexcept nogil:
-    """A row of dx. Lanes behind C are overwritten by the next pixel."""
-    cdef Py_ssize_t w, c
-    for w in range(W):
-        c = 0
-        while c + 2 * VL <= C:
-            spread_pixel(2, columns + w, sums + c, C, past, to + c)
-            c += 2 * VL
-        while c < C:
-            spread_pixel(1, columns + w, sums + c, C, past, to + c)
-            c += VL
-        to += C
+    """A row of dx. Lanes behind C are overwritten by the next pixel, whose first vectors come last."""
+    cdef Py_ssize_t w = 0, v
+    while w < W:
+        v = (C + VL - 1) // VL
+        if v % 2:
+            v -= 1
+            spread_pixels(1, columns + w, sums + v * VL, C, past, to + v * VL)
+        while v > 0:
+            v -= 2
+            spread_pixels(2, columns + w, sums + v * VL, C, past, to + v * VL)
+        to += columns[w].alike * C
+        w += columns[w].alike
 
 
 cdef void average_back_bands(const AverageBack* s, const real* dy, real* dx, Py_ssize_t band,
