@@ -199,7 +199,8 @@ def test_only_where_it_pays_and_not_when_refused():
         assert refused == ["direct"] * 3
     x = (4, 32, 32, 12)
     assert algorithms((64, 32, 32, 8), (5, 5, 8, 8))[2] == "winograd"
-    assert algorithms(x, (5, 5, 4, 24), groups=3)[2] == "winograd"
+    assert algorithms((16, 52, 55, 8), (3, 3, 4, 6), groups=2)[2] == "winograd"
+    assert algorithms(x, (5, 5, 4, 24), groups=3)[2] == "direct"  # half the time: long runs of taps
     for refused in (
         algorithms(x, (5, 5, 12, 8), direct=True), algorithms(x, (5, 5, 12, 8), dtype="d"),
         algorithms(x, (5, 1, 12, 8)), algorithms((1, 15, 32, 12), (5, 5, 12, 8)),

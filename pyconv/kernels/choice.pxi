@@ -34,7 +34,7 @@ cdef double gather_cycles(tuple rows_of, bint back) except -1:
     row *= share_inside(heights, rows, step[0], source[1])
     weights = len(heights) * C * K
     return groups * (source[0] * rows * row
-                     + weights * (5.4 if K <= CYCLE_CHANNELS else 1.35 if back else 0.36))
+                     + weights * (6 if K <= CYCLE_CHANNELS else 1.35 if back else 0.36))
 
 
 cdef double share_inside(list taps, Py_ssize_t outputs, Py_ssize_t step, Py_ssize_t size) except -1:
@@ -66,8 +66,8 @@ cdef double other_cycles(K, C, columns, step, list phases, bint inside, double s
     taps = sum([len(taps) for _, taps in phases])
     across, outputs = (columns + 15) // 16, columns * len(phases)
     if 3 * K * across <= 2 * columns and K <= 8 <= columns:  # vectors along the pixels: wide.pxi
-        return (across * taps * C * (0.63 * K + 2) + outputs * (0.9 * K + 2.2)
-                + step[0] * step[1] * C * ((1 if step[1] == 1 else 1.35) * columns + 45))
+        return (across * taps * C * (0.7 * K + 2.2) + outputs * (K + 2.5)
+                + step[0] * step[1] * C * ((1.1 if step[1] == 1 else 1.5) * columns + 50))
     far = taps * C * 128 > FAR_BYTES * len(phases)
     return (K + 15) // 16 * (
         taps * C * share * (0.63 * columns + (4.3 if far else 1.25) * ((columns + 11) // 12))
@@ -91,8 +91,8 @@ cdef double cycle_cycles(K, C, groups, columns, list phases) except -1:
             parts = cycle_parts(K, length)
             runs = C * len(taps) // length
             products = runs * ((length + parts - 1) // parts)
-            cycles += tiles * (size * ((0.57 if parts == 2 else 0.73) * products + 8)
-                               + 1.6 * products + 5.4 * runs)
+            cycles += tiles * (size * ((0.63 if parts == 2 else 0.81) * products + 9)
+                               + 1.75 * products + 6 * runs)
     return cycles
 
 
