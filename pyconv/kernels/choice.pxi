@@ -3,7 +3,7 @@
 # Estimates are cycles of a call on one thread, on vectors of 16 and with two multiply-adds a cycle.
 # Their terms are what the kernels do: products, loads of weights for each register tile, transforms,
 # sums that are written; and what is read from beyond L2 (FAR_BYTES). The numbers before them are fitted
-# to the measured times of 1500 random shapes (`pyconv bench layers --random`), which they meet within
+# to the measured times of 1400 random shapes (`pyconv bench layers --random`), which they meet within
 # 15 to 20 %. Only their ratios matter: what costs the same everywhere is left out.
 #
 # Everything here is in Python's numbers: in C's, 1 / 2 is 0.
