@@ -146,13 +146,6 @@ cdef class DepthwiseGather(Depthwise):
                 to += VL
         return packed
 
-    cdef bint finite(self, const real* packed) noexcept nogil:
-        cdef vec zero = vec_set(0)
-        cdef Py_ssize_t i
-        for i in range(self.vectors * (1 + self.taps)):
-            zero = zero + (<const vec*> (packed + i * VL))[0] * vec_set(0)
-        return not any_nan(zero)
-
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
                   int num_threads) except -1:
         """Fill y. False if nothing was done: weights that are not finite must not meet the padding."""
@@ -164,7 +157,7 @@ cdef class DepthwiseGather(Depthwise):
         cdef Py_ssize_t pointer = sizeof(real*) // sizeof(real)
         cdef Py_ssize_t slot = self.area + (self.band_rows() * pointer + 31) // 16 * 16
         cdef real* scratch = self.scratch.take(threads * slot)
-        if self.clips and not self.finite(packed):
+        if self.clips and not all_finite(packed, self.vectors * (1 + self.taps) * VL):
             return False
         # In whole lines, if there are more than the caches hold.
         self.streams = (

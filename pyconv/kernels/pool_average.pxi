@@ -237,15 +237,13 @@ cdef void average_back(const AverageBack* s, const real* dy, real* dx, Py_ssize_
     cdef real* row = sums + s.line
     cdef const real* source = sums
     cdef const Cover* over
-    cdef const Cover* before
     dy += (n * g.OH + windows.start) * g.OW * g.C
     dx += (n * g.H + h0) * line
     for j in range(windows.count):
         share_row(s, dy + j * g.OW * g.C, windows.start + j, <vec*> (shares + j * s.line))
     for h in range(h0, h1):
         over = s.rows + h
-        before = over - 1
-        if h == h0 or over.first != before.first or over.count != before.count:
+        if h == h0 or s.rows[h - 1].alike == 1:
             source = shares + (over.first - windows.start) * s.line
             if over.count > 1:
                 add_rows(source, over.count, over.step * s.line, g.OW * g.C, sums)
