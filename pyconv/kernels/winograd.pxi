@@ -28,7 +28,7 @@ cdef enum:
     KEPT_TILES = 128             # fewer make the transform of the filters a tenth of the work or more
     FEW_TILES = 8                # fewer read more transformed filters than they save products
     SMALL_TILE = 2               # outputs, h and w, of F(2x2, 3x3), which they take
-    AHEAD = 4                    # input channels between reading a filter and fetching its line
+    PANEL = 32                   # vectors of taps; with all nine they take half of L1
     Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
     DW_OUTPUTS = 128             # of dw: pixels of dy
     L2_BYTES = 2_000_000         # of what a block multiplies: L2 is 1 to 2 MB
@@ -213,49 +213,75 @@ cdef class Winograd:
         """Filters c to c_end of one chunk by one chunk of channels: [point, block, c, lanes]."""
         cdef Py_ssize_t c0 = c // self.c_chunk * self.c_chunk, k = k_index * self.k_chunk
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
-        cdef Py_ssize_t end = min(k + self.k_chunk, self.K)
-        cdef Py_ssize_t groups = (c_end - c + VL - 1) // VL, vectors = (end - k + VL - 1) // VL
-        cdef Py_ssize_t first, v, width = end - k, g, i
-        cdef vec[144] taps
-        if not self.flipped and width % VL == 0:  # from w, as it lies
-            for i in range(c, c_end):
-                for g in range(vectors):
-                    filter_tile_in(self.patch, w + i * self.w_row + k + g * VL, self.w_tap,
-                                   AHEAD * self.w_row if i + AHEAD < self.C else 0,
-                                   u + in_blocks(g * VL, width, self.block, channels, i - c0),
-                                   self.u_step)
-            return
-        for g in range(groups * vectors):  # along the rows of w
-            first, v = (g % groups, g // groups) if self.flipped else (g // vectors, g % vectors)
-            first, v = c + first * VL, v * VL
-            self.load_taps(w, taps, first, min(VL, c_end - first), k + v, min(VL, width - v))
-            for i in range(min(VL, c_end - first)):
-                filter_tile_in(self.patch, <real*> (taps + 9 * i), VL, 0, u + in_blocks(
-                    v, width, self.block, channels, first - c0 + i), self.u_step)
+        cdef Py_ssize_t width = min(self.k_chunk, self.K - k), vectors = (width + VL - 1) // VL
+        cdef Py_ssize_t count, v, some, i, j
+        cdef vec[9 * PANEL] taps
+        memset(taps, 0, sizeof(taps))
+        while c < c_end:
+            some = 1 if self.flipped else min(vectors, PANEL)
+            count = min(VL if self.flipped else PANEL // some, c_end - c)
+            v = 0
+            while v < vectors:
+                some = min(some, vectors - v)
+                if self.flipped:
+                    self.turn_taps(w, taps, c, count, k + v * VL, min(VL, width - v * VL))
+                else:
+                    self.copy_taps(w, taps, c, count, k + v * VL, min(some * VL, width - v * VL))
+                for i in range(count):
+                    for j in range(some):
+                        filter_tile_in(
+                            self.patch, <real*> (taps + i * some + j), PANEL * VL, u + in_blocks(
+                                (v + j) * VL, width, self.block, channels, c - c0 + i), self.u_step)
+                v += some
+            c += count
 
-    cdef void load_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
+    cdef Ahead next_filters(self, const real* w, Py_ssize_t c_index, Py_ssize_t k_index) noexcept nogil:
+        """The filters that are transformed after those of two chunks."""
+        cdef Ahead ahead
+        cdef Py_ssize_t c, k
+        c_index += 1
+        if c_index == self.c_chunks:
+            c_index, k_index = 0, (k_index + 1) % self.k_chunks
+        c, k = c_index * self.c_chunk, k_index * self.k_chunk
+        ahead.place = w + (k * self.w_row + c if self.flipped else c * self.w_row + k)
+        ahead.width, ahead.count = min(self.k_chunk, self.K - k), min(self.c_chunk, self.C - c)
+        if self.flipped:
+            ahead.width, ahead.count = ahead.count, ahead.width
+        ahead.step, ahead.planes, ahead.plane = self.w_row, 9, self.w_tap
+        return ahead
+
+    cdef void copy_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
+                        Py_ssize_t k, Py_ssize_t width) noexcept nogil:
+        """The 9 taps of `channels` x `width` filters: [tap, c, k] in whole vectors, PANEL a tap.
+
+        In place, those of a filter would compete for the same places of the caches: they are often
+        a multiple of 4096 bytes apart.
+        """
+        cdef Py_ssize_t t, i
+        for t in range(9):
+            for i in range(channels):
+                memcpy(taps + t * PANEL + i * ((width + VL - 1) // VL),
+                       w + t * self.w_tap + (c + i) * self.w_row + k, width * sizeof(real))
+
+    cdef void turn_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
                         Py_ssize_t k, Py_ssize_t lanes) noexcept nogil:
-        """The 9 taps of `channels` x `lanes` filters: [c, tap, lanes]."""
+        """The 9 taps, turned round, of `channels` x `lanes` filters that lie as [k, c]: [tap, c, k]."""
         cdef vec[16] a
-        cdef Py_ssize_t t, i, row = k if self.flipped else c, column = c if self.flipped else k
-        cdef Py_ssize_t rows = lanes if self.flipped else channels
-        cdef Py_ssize_t columns = channels if self.flipped else lanes
+        cdef Py_ssize_t t, i
         cdef const real* p
         for t in range(9):
-            p = w + t * self.w_tap + row * self.w_row + column
+            p = w + t * self.w_tap + k * self.w_row + c
             for i in range(VL):
                 prefetch(p + i * self.w_row + VL)
             for i in range(VL):
-                if columns == VL and i < rows:
-                    a[i] = (<const vec*> (p + i * self.w_row))[0]
-                else:
-                    a[i] = vec_set(0)
-                    if i < rows:
-                        memcpy(&a[i], p + i * self.w_row, columns * sizeof(real))
-            if self.flipped:
-                transpose(a)
-            for i in range(VL):
-                taps[9 * i + (8 - t if self.flipped else t)] = a[i]
+                a[i] = vec_set(0)
+                if i < lanes:
+                    if channels == VL:
+                        a[i] = (<const vec*> (p + i * self.w_row))[0]
+                    else:
+                        memcpy(&a[i], p + i * self.w_row, channels * sizeof(real))
+            transpose(a)
+            memcpy(taps + (8 - t) * PANEL, a, VL * sizeof(vec))
 
     cdef void transform_row(self, const real* x, real* v, real* patch, Py_ssize_t item) noexcept nogil:
         """A row of tiles of one image, for one chunk of channels."""
@@ -291,7 +317,7 @@ cdef class Winograd:
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
         cdef vec check = vec_set(0)
-        cdef Ahead[3] ahead
+        cdef Ahead[AHEADS] ahead
         x += group * self.C
         y += group * self.K
         if added != NULL:
@@ -300,7 +326,7 @@ cdef class Winograd:
         u += group * self.k_chunks * self.c_chunks * self.points * self.u_step
         v += group * self.v_size
         b += group * self.k_chunks * self.k_chunk
-        ahead[0].count = ahead[1].count = ahead[2].count = 0
+        nothing_ahead(ahead)
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
             ahead[0] = pixels_under(self.side, x, self.H, self.W, self.x_pixel, self.C, first + count,
                                     min(first + count + self.most, self.tiles), self.across,
@@ -324,8 +350,10 @@ cdef class Winograd:
             else:
                 for i in range(count):
                     self.transform_input(x, first + i, c_index, patch, scratch + i * RUN)
+            if not self.shared:
+                ahead[3] = self.next_filters(w, c_index, k_index)
             self.multiply(from_v, from_u, c_index == 0, m, count, channels, k0, ahead)
-            ahead[0].count = ahead[1].count = ahead[2].count = 0
+            nothing_ahead(ahead)
         for i in range(count):
             self.transform_output(m, i, b, added, relu, y, first + i, k0, &check)
         if any_nan(check):

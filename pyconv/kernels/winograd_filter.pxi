@@ -101,7 +101,8 @@ cdef class WinogradFilter:
         cdef real* patch = q + POINTS * self.q_step
         cdef real* db = NULL
         cdef vec check = vec_set(0)
-        cdef Ahead[3] ahead
+        cdef Ahead[AHEADS] ahead
+        nothing_ahead(ahead)
         memset(patch + POINTS * self.c_chunk, 0, TILE * TILE * self.k_chunk * sizeof(real))
         if sums != NULL and c0 == 0:
             db = sums + part * self.k_chunks * self.k_chunk + k0
@@ -119,7 +120,6 @@ cdef class WinogradFilter:
                                     patch + POINTS * self.c_chunk, d, i, db)
             tile += count
             next = min(tile + self.most, self.tiles)
-            ahead[2].count = 0
             ahead[0] = pixels_under(TILE, x + c0, self.H, self.W, self.C, channels, tile, next,
                                     self.across, self.tiles_image)
             ahead[1] = pixels_under(TILE, dy + k0, self.OH, self.OW, self.K, width, tile, next,

@@ -167,11 +167,8 @@ cdef extern from *:
                                   step);
     }
 
-    INLINED void filter_tile_of(const int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
-                                Py_ssize_t step) {
+    INLINED void filter_tile_of(const int P, const real* w, Py_ssize_t tap, real* to, Py_ssize_t step) {
         vec t[18], r[6];
-        if (ahead)
-            UNROLLED for (int i = 0; i < 9; i++) prefetch(w + i * tap + ahead);
         UNROLLED for (int j = 0; j < 3; j++) {
             const real* p = w + j * tap;
             filter_line(P, AT(p), AT(p + 3 * tap), AT(p + 6 * tap), t + P * j);
@@ -182,12 +179,10 @@ cdef extern from *:
         }
     }
 
-    /* to = G w G^T of 3x3 taps of a vector of output channels. `ahead` is where a later call will
-       read, if not 0: lines come slowly from memory, 9 places at once. */
-    static void filter_tile_in(int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
-                               Py_ssize_t step) {
-        if (P == 4) filter_tile_of(4, w, tap, ahead, to, step);
-        else filter_tile_of(6, w, tap, ahead, to, step);
+    /* to = G w G^T of 3x3 taps of a vector of output channels. */
+    static void filter_tile_in(int P, const real* w, Py_ssize_t tap, real* to, Py_ssize_t step) {
+        if (P == 4) filter_tile_of(4, w, tap, to, step);
+        else filter_tile_of(6, w, tap, to, step);
     }
 
     INLINED void output_tile_of(
@@ -365,8 +360,7 @@ cdef extern from *:
         int P, const real* x, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t first_row,
         Py_ssize_t last_row, Py_ssize_t first_column, Py_ssize_t last_column, real* to,
         Py_ssize_t step) noexcept nogil
-    void filter_tile_in(int P, const real* w, Py_ssize_t tap, Py_ssize_t ahead, real* to,
-                        Py_ssize_t step) noexcept nogil
+    void filter_tile_in(int P, const real* w, Py_ssize_t tap, real* to, Py_ssize_t step) noexcept nogil
     void output_tile(
         int P, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, const real* m, Py_ssize_t step,
         const real* b, const real* added, bint relu, real* y, Py_ssize_t line, Py_ssize_t pixel,
@@ -384,9 +378,18 @@ cdef extern from *:
         Py_ssize_t v_step, const real* d, real* q) noexcept nogil
 
 
+cdef enum:
+    AHEADS = 4                          # places
+
+
 cdef struct Ahead:  # what is needed after the products, and comes from memory meanwhile
     const real* place
-    Py_ssize_t count, step, width       # so many runs of `width` numbers, `step` apart
+    Py_ssize_t count, step, width       # so many runs of `width` numbers, `step` apart,
+    Py_ssize_t planes, plane            # in each of so many planes, `plane` apart
+
+
+cdef inline inlined nothing_ahead(Ahead* ahead) noexcept nogil:
+    memset(ahead, 0, AHEADS * sizeof(Ahead))
 
 
 cdef Ahead pixels_under(
@@ -399,6 +402,7 @@ cdef Ahead pixels_under(
     ahead.place = x + row * W * pixel
     ahead.count = (rows_before(side, end, across, tiles_image, H) - row) * W
     ahead.step, ahead.width = pixel, width
+    ahead.planes, ahead.plane = 1, 0
     return ahead
 
 
@@ -411,12 +415,15 @@ cdef inline Py_ssize_t rows_before(Py_ssize_t side, Py_ssize_t tile, Py_ssize_t 
 
 cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """One of even parts: all at once, they would keep other loads waiting."""
-    cdef Py_ssize_t i, first = ahead.count * part // parts, end = ahead.count * (part + 1) // parts
-    if ahead.step == ahead.width:
-        fetch_run(ahead.place + first * ahead.step, (end - first) * ahead.step)
-    else:
-        for i in range(first, end):
-            fetch_run(ahead.place + i * ahead.step, ahead.width)
+    cdef Py_ssize_t i, p, first = ahead.count * part // parts, end = ahead.count * (part + 1) // parts
+    cdef const real* place = ahead.place
+    for p in range(ahead.planes):
+        if ahead.step == ahead.width:
+            fetch_run(place + first * ahead.step, (end - first) * ahead.step)
+        else:
+            for i in range(first, end):
+                fetch_run(place + i * ahead.step, ahead.width)
+        place += ahead.plane
 
 
 # Either of them: `tiles` times `rows` sums of `length` products.
@@ -434,9 +441,9 @@ cdef void at_all_points(
     """The products at all points: `count` rows of v, v_row apart, by `width` channels of u, in blocks.
 
     u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
-    `ahead` in three places: the transforms would wait for it.
+    `ahead`: the transforms would wait for it.
     """
-    cdef Py_ssize_t e, k, nv, last_nv = 0, rows = 0, tiles = 0
+    cdef Py_ssize_t place, e, k, nv, last_nv = 0, rows = 0, tiles = 0
     cdef Py_ssize_t part = 0, parts = points * ((width + block - 1) // block)
     cdef const real* from_u
     cdef real* to
@@ -447,9 +454,8 @@ cdef void at_all_points(
             if nv != last_nv:  # divisions take as long as some of the tiles
                 last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
                 tiles = count // rows
-            fetch_part(&ahead[0], part, parts)
-            fetch_part(&ahead[1], part, parts)
-            fetch_part(&ahead[2], part, parts)
+            for place in range(AHEADS):
+                fetch_part(&ahead[place], part, parts)
             part += 1
             from_u, to = u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
             multiply(rows, nv, tiles, fresh, v, length, step, from_u, to)
