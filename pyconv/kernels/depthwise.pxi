@@ -24,7 +24,7 @@ cdef extern from *:
 
 cdef enum:
     LONG_ROW = 8192     # bytes; the rows of a strip of shorter ones stay in L1
-    STRIP_BYTES = 2048  # of a row: it, what is fetched ahead and what is written fit into L1's 12 ways
+    STRIP_BYTES = 4096  # of a row, which a vector goes along before the next: of 6 rows they fit into L1
     DX_MULTIPLIER = 4   # the most planes that dy is split into: splitting takes m * m shuffles
 
 
@@ -184,7 +184,7 @@ cdef class Depthwise:
 
     cdef Py_ssize_t strip_columns(self, Py_ssize_t pixel) noexcept nogil:
         """How many columns, of `pixel` numbers of the input each, a strip goes along for one vector."""
-        return (1 if self.long_rows else 2) * STRIP_BYTES // (pixel * <Py_ssize_t> sizeof(real))
+        return STRIP_BYTES // (pixel * <Py_ssize_t> sizeof(real))
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h

@@ -46,7 +46,7 @@ cdef extern from *:
             if (s->ahead) {
                 STRIP_FETCH(row, height, step)
                 _Pragma("GCC unroll 4")
-                for (int r = 0; r < R; r++) prefetch(dy + r * s->y_row + columns * s->y_step);
+                for (int r = 0; r < R; r++) prefetch_later(dy + r * s->y_row + columns * s->y_step);
             }
             _Pragma("GCC unroll 9")
             for (int i = 0; i < height; i++)
@@ -249,7 +249,11 @@ cdef class DepthwiseReduce(Depthwise):
             while column < self.OW:
                 columns = even_part(self.OW - column,
                                     max(4, self.strip_columns(self.step_w * self.C)))
-                s.ahead = columns * self.step_w * self.C if self.long_rows else 0
+                s.ahead = 0
+                if self.long_rows:
+                    s.ahead = columns * self.step_w * self.C
+                    if column + columns == self.OW:  # the first ones of the next rows
+                        s.ahead = (rows * self.step_h * self.W - column * self.step_w) * self.C
                 for v in range(self.vectors):
                     c = vector_place(v, self.channels)
                     depthwise_filter_strip_of(

@@ -31,6 +31,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef Py_ssize_t* tap_plane
     cdef const real** none          # rows of zeros
     cdef Workspace weights
+    cdef Py_ssize_t strip_rows      # of outputs in a strip
     cdef Py_ssize_t flat_rows       # of taps, where `depthwise_flat` knows them, or 0
     cdef bint clips, copies, streams, strips
 
@@ -65,6 +66,8 @@ cdef class DepthwiseGather(Depthwise):
                 self.flat_rows = len(rows)
         self.strips = split == 1 and target[3] >= VL and all(
             [strip_of(of_phase, step) for _, of_phase in phases])
+        # 5x5 taps of four rows would not stay in registers, nor 9 rows of input in L1.
+        self.strip_rows = STRIP_ROWS if step[0] == 1 and len(phases[0][1]) <= 9 else 2
         flat = (not self.strips and stride[1] == 1 and target[3] % VL != 0
                 and source[3] == target[3] < (2 * VL if step[1] == 1 else VL))
         self.prepare(source, target[3], outputs, step,
@@ -197,8 +200,8 @@ cdef class DepthwiseGather(Depthwise):
             columns = (columns * self.channels + self.vectors * VL - 1) // (self.vectors * VL)
         q = first
         while self.strips and q < end:
-            self.run_strips(row - first * self.step_h, packed, relu, y, q, min(end, q + TILE_ROWS))
-            q += TILE_ROWS
+            self.run_strips(row - first * self.step_h, packed, relu, y, q, min(end, q + self.strip_rows))
+            q += self.strip_rows
         while q < end:
             fresh = (q + self.block - 1) * self.step_h + self.top + self.span_h  # row, of the next block
             column = 0
@@ -319,18 +322,17 @@ cdef class DepthwiseGather(Depthwise):
 
     cdef void run_strips(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t q,
                          Py_ssize_t end) noexcept nogil:
-        """At most TILE_ROWS rows from q on of all phases, some columns at a time, which share lines."""
-        cdef Py_ssize_t pixels = max(self.step_w * self.step_w, self.stride_w)
+        """Rows from q to `end`, `strip_rows` at most, of all phases, some columns at a time."""
+        cdef Py_ssize_t pixels = max(self.step_w, self.stride_w)
         cdef Py_ssize_t most_columns = max(4 // self.step_w, self.strip_columns(self.channels * pixels))
-        cdef Py_ssize_t column = 0, columns, p, at, rows, last, most
+        cdef Py_ssize_t column = 0, columns, p, at, rows, last
         while column < self.columns:
             columns = even_part(self.columns - column, most_columns)
             for p in range(self.phase_count):
                 at, last = q, min(end, self.phases[p].rows)
                 while at < last:
-                    # 5x5 taps of four rows would not stay in registers, nor 9 rows of input in L1.
-                    most = 2 if self.of_phase[p].rows > 3 or self.step_h > 1 else STRIP_ROWS
-                    rows = most if last - at >= most else 2 if last - at >= 2 else 1
+                    rows = min(last - at, self.strip_rows)
+                    rows = min(rows, 2) if rows < 4 else 4
                     self.run_strip(row + at * self.step_h + self.of_phase[p].top - self.top, packed,
                                    relu, y, p, at, rows, column,
                                    min(columns, self.phases[p].columns - column))
@@ -348,8 +350,11 @@ cdef class DepthwiseGather(Depthwise):
         s.pixel, s.W = self.C, self.W
         if self.copies:  # and padded: columns count from the copy's first
             s.pixel, s.W, w = self.pixel, self.line // self.pixel, w - self.left
-        # Phases read the same.
-        s.ahead = columns * self.step_w * s.pixel if self.long_rows and p == 0 else 0
+        s.ahead = 0
+        if self.long_rows and p == 0:   # phases read the same
+            s.ahead = columns * self.step_w * s.pixel
+            if column + columns == self.columns:  # the first ones of the next rows
+                s.ahead = (self.strip_rows * self.step_h * s.W - column * self.step_w) * s.pixel
         s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
         s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
         for i in range((rows - 1) * self.step_h + taps.rows):

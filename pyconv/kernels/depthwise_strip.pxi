@@ -33,7 +33,7 @@ cdef extern from *:
         _Pragma("GCC unroll 16") \\
         for (int i = 0; i < (height); i++) \\
             _Pragma("GCC unroll 2") \\
-            for (int j = 0; j < (step); j++) prefetch(row[i] + at + s->ahead + j * s->pixel); \\
+            for (int j = 0; j < (step); j++) prefetch_later(row[i] + at + s->ahead + j * s->pixel); \\
     }
 
     /* y = b + sum over columns of taps, then rows of taps, of x * w. In C, because GCC unrolls Cython's
