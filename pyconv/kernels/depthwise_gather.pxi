@@ -34,6 +34,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef Py_ssize_t strip_rows      # of outputs in a strip
     cdef Py_ssize_t flat_rows       # of taps, where `depthwise_flat` knows them, or 0
     cdef bint clips, copies, streams, strips
+    cdef bint inside                # copies pixels as they lie, of which none is padding
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
         cdef Py_ssize_t p, t, n = 0, split = max(1, source[3] // target[3]), count, zeros, g
@@ -73,6 +74,10 @@ cdef class DepthwiseGather(Depthwise):
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
         self.copies = flat or source[3] != target[3] or target[3] < VL
+        self.inside = (flat and self.planes == 1 and min(self.top, self.left) >= 0
+                       and (self.rows - 1) * self.step_h + self.top + self.span_h <= self.H
+                       and self.columns - 1 + self.left + self.span_w <= self.W
+                       and self.W * self.C >= VL)
         # Taps in the order in which tiles read them, and where each column of them starts.
         for p, (_, of_phase) in enumerate(phases):
             rows, columns = sorted({h for h, _, _ in of_phase}), sorted({w for _, w, _ in of_phase})
@@ -184,12 +189,14 @@ cdef class DepthwiseGather(Depthwise):
         cdef Py_ssize_t line = self.W * self.C
         cdef Py_ssize_t group = TILE_COLUMNS * max(1, 8 // self.vectors)
         cdef const real** row = <const real**> (scratch + self.area)
-        if self.copies:
+        # Vectors reach into the next row, which follows all but the last item.
+        cdef bint copies = self.copies and not (self.inside and item + 1 < self.items)
+        if copies:
             self.read(x, n, first, end - first, scratch)
-        x += n * self.H * line
+        x += n * self.H * line + (self.left * self.C if self.copies else 0)
         for i in range((end - first - 1) * self.step_h + self.span_h):
             h = first * self.step_h + self.top + i
-            row[i] = (scratch + i * self.line if self.copies
+            row[i] = (scratch + i * self.line if copies
                       else x + h * line if 0 <= h < self.H else <const real*> self.zeros.data)
         y += n * self.TH * self.TW * self.channels
         if self.flat_rows:

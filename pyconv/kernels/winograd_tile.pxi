@@ -413,9 +413,9 @@ cdef inline Py_ssize_t rows_before(Py_ssize_t side, Py_ssize_t tile, Py_ssize_t 
             + min((tile % tiles_image + across - 1) // across * side, H))
 
 
-cdef inline inlined fetch_part(const Ahead* ahead, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """One of even parts: all at once, they would keep other loads waiting."""
-    cdef Py_ssize_t i, p, first = ahead.count * part // parts, end = ahead.count * (part + 1) // parts
+cdef inline inlined fetch_some(const Ahead* ahead, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """Some of the runs: all at once, they would keep other loads waiting."""
+    cdef Py_ssize_t i, p
     cdef const real* place = ahead.place
     for p in range(ahead.planes):
         if ahead.step == ahead.width:
@@ -444,9 +444,12 @@ cdef void at_all_points(
     `ahead`: the transforms would wait for it.
     """
     cdef Py_ssize_t place, e, k, nv, last_nv = 0, rows = 0, tiles = 0
-    cdef Py_ssize_t part = 0, parts = points * ((width + block - 1) // block)
+    cdef Py_ssize_t parts = points * ((width + block - 1) // block), end
+    cdef Py_ssize_t[AHEADS] some, fetched
     cdef const real* from_u
     cdef real* to
+    for place in range(AHEADS):
+        some[place], fetched[place] = (ahead[place].count + parts - 1) // parts, 0
     for e in range(points):
         k = 0
         while k < width:
@@ -455,8 +458,10 @@ cdef void at_all_points(
                 last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
                 tiles = count // rows
             for place in range(AHEADS):
-                fetch_part(&ahead[place], part, parts)
-            part += 1
+                if fetched[place] < ahead[place].count:
+                    end = min(fetched[place] + some[place], ahead[place].count)
+                    fetch_some(&ahead[place], fetched[place], end)
+                    fetched[place] = end
             from_u, to = u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
             multiply(rows, nv, tiles, fresh, v, length, step, from_u, to)
             multiply(count - tiles * rows, nv, 1, fresh, v + tiles * rows * v_row, length, step, from_u,
