@@ -216,7 +216,8 @@ cdef class Winograd:
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k), vectors = (width + VL - 1) // VL
         cdef Py_ssize_t count, v, some, i, j
         cdef vec[9 * PANEL] taps
-        memset(taps, 0, sizeof(taps))
+        if width % VL:  # lanes that `copy_taps` leaves out
+            memset(taps, 0, sizeof(taps))
         while c < c_end:
             some = 1 if self.flipped else min(vectors, PANEL)
             count = min(VL if self.flipped else PANEL // some, c_end - c)

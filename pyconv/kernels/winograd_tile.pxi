@@ -379,7 +379,7 @@ cdef extern from *:
 
 
 cdef enum:
-    AHEADS = 4                          # places
+    AHEADS = 4                          # places: the next pixels, outputs, what is added, filters
 
 
 cdef struct Ahead:  # what is needed after the products, and comes from memory meanwhile
