@@ -92,6 +92,12 @@ cdef inline Py_ssize_t vector_place(Py_ssize_t v, Py_ssize_t channels) noexcept 
     return max(0, min(v * VL, channels - VL))
 
 
+cdef inline Py_ssize_t rows_of_strip(Py_ssize_t left, Py_ssize_t most) noexcept nogil:
+    """4, 2 or 1 rows, which tiles know: of those that are left, at most `most`."""
+    left = min(left, most)
+    return 4 if left >= 4 else min(left, 2)
+
+
 cdef class Depthwise:
     """What y, dx and dw of a depthwise convolution share: the bands, and the copies that they read.
 
@@ -185,6 +191,18 @@ cdef class Depthwise:
     cdef Py_ssize_t strip_columns(self, Py_ssize_t pixel) noexcept nogil:
         """How many columns, of `pixel` numbers of the input each, a strip goes along for one vector."""
         return STRIP_BYTES // (pixel * <Py_ssize_t> sizeof(real))
+
+    cdef Py_ssize_t strip_ahead(self, Py_ssize_t column, Py_ssize_t columns, Py_ssize_t rows,
+                                Py_ssize_t W, Py_ssize_t pixel) noexcept nogil:
+        """From what a strip of so many outputs reads, in rows of W pixels, to what it fetches; or 0.
+
+        The next strip's columns, or at the end of a row the first ones of the next rows.
+        """
+        if not self.long_rows:
+            return 0
+        if column + columns < self.columns:
+            return columns * self.step_w * pixel
+        return (rows * self.step_h * W - column * self.step_w) * pixel
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h

@@ -241,19 +241,14 @@ cdef class DepthwiseReduce(Depthwise):
         s.W, s.pixel, s.zeros = self.W, self.C, <const real*> self.zeros.data
         s.y_row, s.y_step = self.OW * self.K, self.K
         while q < end:
-            rows = min(end - q, FILTER_ROWS // self.step_h)
-            rows = min(rows, 2) if rows < 4 else 4
+            rows = rows_of_strip(end - q, FILTER_ROWS // self.step_h)
             h, column = q * self.step_h + self.top, 0
             for i in range((rows - 1) * self.step_h + 3):
                 s.row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
             while column < self.OW:
                 columns = even_part(self.OW - column,
                                     max(4, self.strip_columns(self.step_w * self.C)))
-                s.ahead = 0
-                if self.long_rows:
-                    s.ahead = columns * self.step_w * self.C
-                    if column + columns == self.OW:  # the first ones of the next rows
-                        s.ahead = (rows * self.step_h * self.W - column * self.step_w) * self.C
+                s.ahead = self.strip_ahead(column, columns, rows, self.W, self.C)
                 for v in range(self.vectors):
                     c = vector_place(v, self.channels)
                     depthwise_filter_strip_of(

@@ -228,7 +228,7 @@ cdef class DepthwiseGather(Depthwise):
         cdef Py_ssize_t q = 0, count, i, v
         s.relu, s.y_row = relu, self.TW * self.C
         while q < rows:
-            count = STRIP_ROWS if rows - q >= STRIP_ROWS else 2 if rows - q >= 2 else 1
+            count = rows_of_strip(rows - q, STRIP_ROWS)
             for i in range(count + self.flat_rows - 1):
                 s.row[i] = row[q + i]
             for v in range(self.vectors):
@@ -338,8 +338,7 @@ cdef class DepthwiseGather(Depthwise):
             for p in range(self.phase_count):
                 at, last = q, min(end, self.phases[p].rows)
                 while at < last:
-                    rows = min(last - at, self.strip_rows)
-                    rows = min(rows, 2) if rows < 4 else 4
+                    rows = rows_of_strip(last - at, self.strip_rows)
                     self.run_strip(row + at * self.step_h + self.of_phase[p].top - self.top, packed,
                                    relu, y, p, at, rows, column,
                                    min(columns, self.phases[p].columns - column))
@@ -357,11 +356,8 @@ cdef class DepthwiseGather(Depthwise):
         s.pixel, s.W = self.C, self.W
         if self.copies:  # and padded: columns count from the copy's first
             s.pixel, s.W, w = self.pixel, self.line // self.pixel, w - self.left
-        s.ahead = 0
-        if self.long_rows and p == 0:   # phases read the same
-            s.ahead = columns * self.step_w * s.pixel
-            if column + columns == self.columns:  # the first ones of the next rows
-                s.ahead = (self.strip_rows * self.step_h * s.W - column * self.step_w) * s.pixel
+        # Phases read the same.
+        s.ahead = 0 if p else self.strip_ahead(column, columns, self.strip_rows, s.W, s.pixel)
         s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
         s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
         for i in range((rows - 1) * self.step_h + taps.rows):

@@ -275,12 +275,7 @@ cdef class Winograd:
             for i in range(VL):
                 prefetch(p + i * self.w_row + VL)
             for i in range(VL):
-                a[i] = vec_set(0)
-                if i < lanes:
-                    if channels == VL:
-                        a[i] = (<const vec*> (p + i * self.w_row))[0]
-                    else:
-                        memcpy(&a[i], p + i * self.w_row, channels * sizeof(real))
+                a[i] = load_part(p + i * self.w_row, channels) if i < lanes else vec_set(0)
             transpose(a)
             memcpy(taps + (8 - t) * PANEL, a, VL * sizeof(vec))
 
