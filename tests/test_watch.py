@@ -88,18 +88,38 @@ def residual_net():
     )  # fmt: skip
 
 
+ROWS = [((40, 36, 3), (5, 5, 3, 6)), ((20, 18, 6), (5, 5, 6, 4)), ((20, 18, 4), (5, 5, 4, 48))]
+
+
+def rows_net():
+    """Convolutions that take Winograd along the rows: of few outputs, with and without a pool; of many."""
+    convolutions = [Conv2D(w[3], w[0], padding="same", activation="relu") for _, w in ROWS]
+    return pyconv.Sequential(
+        [convolutions[0], MaxPooling2D(2), *convolutions[1:], GlobalAveragePooling2D(), Dense(5)],
+        input_shape=ROWS[0][0], seed=3,
+    )
+
+
+@pytest.mark.parametrize(("x", "w"), ROWS)
+@pytest.mark.parametrize("N", [1, 3])
+def test_such_convolutions_take_it(N, x, w):
+    assert pyconv.conv2d_algorithm((N, *x), w, padding="same") == "winograd"
+
+
 @pytest.mark.parametrize("N", [1, 3])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_predictions_follow_each_array(N, threads, rng):
+@pytest.mark.parametrize("net", [residual_net, rows_net])
+def test_predictions_follow_each_array(net, N, threads, rng):
     pyconv.set_num_threads(threads)
-    model, x = residual_net(), rng.standard_normal((N, 17, 14, 3)).astype(np.float32)
+    model = net()
+    x = rng.standard_normal((N, *model.input_shape)).astype(np.float32)
     every = [layer for outer in model.layers for layer in (outer, *outer.inner)]
     arrays = [array for layer in every for array in layer.weights.values() if array.size]
     y = model.predict(x)
     for array in arrays:
         old = array.copy()
         array.flat[array.size // 2] += 1
-        fresh = residual_net()
+        fresh = net()
         fresh.set_weights(model.get_weights())
         changed = model.predict(x)
         assert changed.tobytes() == fresh.predict(x).tobytes() != y.tobytes()
@@ -107,8 +127,10 @@ def test_predictions_follow_each_array(N, threads, rng):
     assert model.predict(x).tobytes() == y.tobytes()
 
 
-def test_weights_that_are_not_finite_for_a_while(rng):
-    model, x = residual_net(), rng.standard_normal((1, 17, 14, 3)).astype(np.float32)
+@pytest.mark.parametrize("net", [residual_net, rows_net])
+def test_weights_that_are_not_finite_for_a_while(net, rng):
+    model = net()
+    x = rng.standard_normal((1, *model.input_shape)).astype(np.float32)
     y, (w, b) = model.predict(x), model.layers[0].params.values()
     for kept in (w[1, 1, 0, 3], b[2]):
         array = w if kept == w[1, 1, 0, 3] else b
@@ -116,7 +138,7 @@ def test_weights_that_are_not_finite_for_a_while(rng):
         array[place] = np.nan
         assert np.isnan(model.predict(x)).all()
         array[place] = kept + 1
-        fresh = residual_net()
+        fresh = net()
         fresh.set_weights(model.get_weights())
         assert model.predict(x).tobytes() == fresh.predict(x).tobytes()
         array[place] = kept

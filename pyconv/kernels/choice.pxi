@@ -204,7 +204,7 @@ cdef tuple wide_cut(tuple rows_of):
     return parts, points, chunk, sets, bands, vectors, transforms
 
 
-cdef double line_wide_cycles(tuple rows_of) except -1:
+cdef double line_wide_cycles(tuple rows_of, bint back) except -1:
     """y or dx by `LineWide`."""
     source, target, groups, _, _, phases, _ = rows_of
     N, C, K = source[0], source[3] // groups, target[3] // groups
@@ -215,11 +215,12 @@ cdef double line_wide_cycles(tuple rows_of) except -1:
     chunks = (C + chunk - 1) // chunk
     runs = sum([len(of_phase) * len({h for h, _, _ in taps})
                 for of_phase, (_, taps) in zip(parts, phases)])
-    return (N * groups * (vectors * (points * runs * C * (0.47 * K + 2.1)
-                                     + 8.3 * K * len(phases) * (points * chunks + TILE))
-                          + 9.2 * transforms)
-            + groups * 25 * C * K * sum([len(taps) for _, taps in phases])
-            + 1000 * N * sets * chunks * bands)
+    slower = 1.15 if points == 5 else 1  # transforms of line_tile.pxi
+    return (N * groups * slower * (vectors * (points * runs * C * (0.42 * K + 1.9)
+                                              + 7.5 * K * len(phases) * (points * chunks + TILE))
+                                   + 8.3 * transforms)
+            + groups * (20 if back else 11) * C * K * sum([len(taps) for _, taps in phases])
+            + 300 * N * sets * chunks * bands)
 
 
 cdef double line_wide_filter_cycles(tuple rows_of) except -1:

@@ -74,7 +74,7 @@ cdef class ConvPlan:
             cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
         if 1 in (self.stride[1], self.dilation[1]) and self.w[1] >= self.stride[1]:
             cycles["line"] = line_cycles(rows_of, back)
-            cycles["wide"] = line_wide_cycles(rows_of)
+            cycles["wide"] = line_wide_cycles(rows_of, back)
         return min(cycles, key=cycles.get)
 
     cdef str choose_dw(self):
@@ -218,11 +218,11 @@ cdef class ConvPlan:
         """y without two-dimensional Winograd and the dense kernels."""
         if self.lined_y and self.line_y is None:
             self.line_y = Line(*self.along_rows(False))
-        if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads):
+        if self.lined_y and self.line_y.run(x, w, b, relu, y, num_threads, self.version()):
             return
         if self.few_y and self.wide_y is None:
             self.wide_y = self.plan_wide(False)
-        if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads):
+        if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads, self.version()):
             return
         if self.depthwise:
             if self.depthwise_y is None:

@@ -121,7 +121,7 @@ cdef class ConvPoolPlan:
         self.scratch, self.whole_z = Workspace(), Workspace()
         self.band = self.g.OH
         while self.band > 1 and (
-            self.N * ((self.g.OH + self.band - 1) // self.band) < ITEMS
+            too_few(self.N * ((self.g.OH + self.band - 1) // self.band), ITEMS, self.gather.work)
             or self.conv_rows() * self.g.W * self.K * <Py_ssize_t> sizeof(real) > BAND_BYTES
         ):
             self.band = (self.band + 1) // 2
@@ -224,7 +224,7 @@ cdef class ConvPoolPlan:
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
-        cdef real* packed = self.line.pack(w)
+        cdef real* packed = self.line.pack(w, self.conv.version())
         cdef real* bias = self.line.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.line_slot)
         self.line.spoiled = False

@@ -68,6 +68,7 @@ cdef class Line:
     cdef Py_ssize_t* run_tap                               # [run, TAPS]; -1: none
     cdef LineTable table
     cdef bint spoiled                                      # some output is not finite
+    cdef Py_ssize_t version         # of the weights that were packed
     cdef Workspace weights, scratch, bias
     cdef readonly Py_ssize_t work
 
@@ -381,15 +382,16 @@ cdef class Line:
             i += count
 
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads) except -1:
+                  int num_threads, Py_ssize_t version=0) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
-        cdef real* packed = self.pack(w, num_threads)
+        cdef real* packed = self.pack(w, num_threads, version)
         cdef real* bias = padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block,
                                       self.K_group)
         cdef real* scratch = self.scratch.take(threads * self.area)
+        self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
@@ -399,12 +401,14 @@ cdef class Line:
             item_ends()
         return not self.spoiled
 
-    cdef real* pack(self, const real* w, int num_threads) except? NULL:
-        """All filters, transformed."""
+    cdef real* pack(self, const real* w, int num_threads, Py_ssize_t version) except? NULL:
+        """All filters, transformed; those of the last call if it had this version."""
         cdef Py_ssize_t block, size = self.blocks * self.u_size
         cdef int threads = num_threads if size > TINY else 1
         cdef real* packed = self.weights.take(size)
-        self.spoiled = False
+        if version and version == self.version:
+            return packed
+        self.version = version
         region_starts(size > TINY)
         for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
             self.pack_block(w, packed, block)

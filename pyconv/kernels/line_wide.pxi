@@ -81,6 +81,7 @@ cdef class LineWide:
     cdef Py_ssize_t* tap_index          # in the filter: `taps` of each run; -1: none
     cdef LineTable table
     cdef double[10][7] g                # G
+    cdef Py_ssize_t version             # of the weights that were packed
     cdef Workspace weights, scratch, bias
 
     def __cinit__(self, Gather g):
@@ -226,10 +227,13 @@ cdef class LineWide:
         self.slot = max(self.pixels * self.C, TILE * self.stride_w * self.TC) + 2 * VL
         self.area = (self.patch + (VL + 1) * self.slot + 15) // 16 * 16
 
-    cdef real* pack(self, const real* w) except? NULL:
-        """The filter, transformed: [group, phase, point, c, run, k]."""
+    cdef real* pack(self, const real* w, Py_ssize_t version) except? NULL:
+        """The filter, transformed: [group, phase, point, c, run, k]. `version` as in `Gather.pack`."""
         cdef Py_ssize_t p, h, c, group
         cdef real* packed = self.weights.take(self.groups * self.filters + WIDE_MOST)
+        if version and version == self.version:
+            return packed
+        self.version = version
         for group in range(self.groups):
             for p in range(self.phase_count):
                 for c in range(self.C_group):
@@ -450,12 +454,12 @@ cdef class LineWide:
                                 relu, z + g * self.K * z_plane, z_plane, self.stride_w * pixel, check)
 
     cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads) except -1:
+                  int num_threads, Py_ssize_t version=0) except -1:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
-        cdef real* packed = self.pack(w)
+        cdef real* packed = self.pack(w, version)
         cdef real* bias = self.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.area)
         self.spoiled = False
