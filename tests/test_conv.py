@@ -153,6 +153,17 @@ def test_batches(N, dtype, isa):
         check(case, dtype, num_threads)
 
 
+@pytest.mark.parametrize("N", [7, 40, 131])  # dw sums several at a time
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (3, 2), (2, 4)], ids=str)
+def test_many_small_images(N, kernel, dtype, isa, direct):
+    for C_in, C_out, groups in ((3, 5, 1), (13, 7, 1), (13, 20, 1), (40, 33, 1), (26, 34, 2)):
+        for options in ({}, {"padding": "same", "stride": 2}, {"padding": (1, 0), "stride": (3, 2)}):
+            name = f"{N} images, {C_in} to {C_out}, {options}"
+            case = Conv(name, (N, 4, 5, C_in), kernel, C_out, options | {"groups": groups})
+            for num_threads in THREADS:
+                check(case, dtype, num_threads)
+
+
 @pytest.mark.parametrize("N", [1, 2, 11, 12, 13])
 def test_filters_as_large_as_the_image(N, dtype, isa):  # few outputs: weights are not packed
     for C_out, groups in ((5, 1), (16, 1), (33, 1), (64, 1), (70, 2), (96, 2)):

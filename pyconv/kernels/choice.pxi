@@ -100,7 +100,7 @@ cdef double winograd_cycles(source, target, groups, bint back) except -1:
     """y or dx by `Winograd`."""
     N, H, W, _ = target
     C, K = source[3] // groups, target[3] // groups
-    if min(C, K) < LEAST_CHANNELS or N * H * W < Y_OUTPUTS:
+    if min(C, K) < LEAST_CHANNELS or N * H * W < LEAST_OUTPUTS:
         return INFINITY
     side, vectors = TILE, (K + 15) // 16
     if N * ((H + 3) // 4) * ((W + 3) // 4) <= FEW_TILES:
@@ -243,15 +243,16 @@ cdef double line_wide_filter_cycles(tuple rows_of) except -1:
 cdef double filter_cycles(tuple y, tuple w, tuple stride, groups) except -1:
     """dw by `Reduce` or `WideReduce`."""
     KH, KW, C, K = w
-    items = min(ITEMS, y[0] * y[1] * y[2] * KH * KW * C * K / ITEM_WORK)
+    pixels = y[0] * y[1] * y[2]
+    items = min(ITEMS, pixels * KH * KW * C * K / ITEM_WORK, max(LEAST_PARTS, pixels / PART_PIXELS))
     return (y[0] * min(wide_reduce_cycles(y, w, stride, groups),
-                       groups * reduce_cycles(y, w, stride, groups)) + 0.35 * KH * KW * C * K * items)
+                       groups * reduce_cycles(y, w, stride, groups)) + 0.15 * KH * KW * C * K * items)
 
 
 cdef double winograd_filter_cycles(tuple x, tuple y) except -1:
     """dw by `WinogradFilter`."""
     N, H, W, K = y
-    if N * H * W < DW_OUTPUTS:
+    if N * H * W < LEAST_OUTPUTS:
         return INFINITY
     tiles, C, vectors = N * ((H + 3) // 4) * ((W + 3) // 4), x[3], (K + 15) // 16
     k_chunks = (K + K_CHUNK - 1) // K_CHUNK
@@ -266,7 +267,7 @@ cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except 
     K //= groups
     taps = (KW + stride[1] - 1) // stride[1]
     pairs = row_pairs(taps, W)
-    if K <= WIDE_CHANNELS or KH * stride[1] * C < 8 or N * H * W < Y_OUTPUTS or pairs == 0:
+    if K <= WIDE_CHANNELS or KH * stride[1] * C < 8 or N * H * W < LEAST_OUTPUTS or pairs == 0:
         return INFINITY
     # Taps that a stride adds to fill its last step are products for nothing.
     if stride[1] > 2 or taps == 2 and KW < 2 * stride[1]:
@@ -280,10 +281,12 @@ cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except 
             ((band - 1) * stride[0] + KH) * stride[1] * chunk + 32 * band) > ROW_BYTES:
         band = (band + 1) // 2
     bands, run = N * ((H + band - 1) // band), KH * stride[1] * C
-    items = min(ITEMS, N * H * W * KW * KH * C * K * groups / (4 * ITEM_WORK))
+    items = min(ITEMS, N * H * W * KW * KH * C * K * groups / (4 * ITEM_WORK),
+                max(LEAST_PARTS, N * H * W / PART_PIXELS))
     parts = max(1, items / (groups * chunks * k_chunks))
+    images = min(max(1, N / parts), max(1, ROW_BAND / (H * tiles))) if band == H else 1
     return groups * points * (
-        N * H * tiles * vectors * (0.91 * run + 7.9 * chunks)
-        + 12.4 * bands * ((band - 1) * stride[0] + KH) * tiles * ((stride[1] * C + 15) // 16) * k_chunks
-        + run * vectors * (3.4 * bands + 21 * parts)
-        + 75 * bands * ((K + 31) // 32) * chunks * ((KH * stride[1] * chunk + 11) // 12))
+        N * H * tiles * vectors * (1.2 * run + 7.9 * chunks)
+        + 12.9 * bands * ((band - 1) * stride[0] + KH) * tiles * ((stride[1] * C + 15) // 16) * k_chunks
+        + run * vectors * (3.5 * bands / images + 20 * parts)
+        + 79 * bands / images * ((K + 31) // 32) * chunks * ((KH * stride[1] * chunk + 11) // 12))

@@ -218,23 +218,22 @@ cdef void cycle_lines(
 
 
 cdef inline inlined cycle_filter_tile(
-    const Py_ssize_t rows, const Py_ssize_t P, const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step, const real* ahead,
-    Py_ssize_t ahead_step,
+    const Py_ssize_t rows, const Py_ssize_t P, const Pixels* pixels, const real* x, const real* dy,
+    real* dw, Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
-    """As `filter_tile`: dw[i, k, j] += sum over pixels (h, w) of x[h, w, i * P + j] * dy[h, w, k]."""
+    """As `filter_tile`: dw[i, k, j] += sum over pixels of x[pixel, i * P + j] * dy[pixel, k]."""
     cdef vec[32] acc  # rows * LANE_VECTORS <= 24 of them are used
     cdef vec[16] dv
-    cdef Py_ssize_t i, v, h, w
+    cdef Py_ssize_t i, v, h, w, left = pixels.image, columns = pixels.columns, step = pixels.x_step
     cdef const real* p
     if rows * LANE_VECTORS > 24:
         return
     for i in range(rows):
         for v in range(LANE_VECTORS):
             acc[i * LANE_VECTORS + v] = (<const vec*> (dw + i * dw_step + v * VL))[0]
-    for h in range(OH):
-        p = x + h * x_row
-        for w in range(OW):
+    for h in range(pixels.rows):
+        p = x
+        for w in range(columns):
             for v in range(LANE_VECTORS):
                 dv[v] = (<const vec*> (dy + v * VL))[0]
             dy = dy + LANES
@@ -244,58 +243,57 @@ cdef inline inlined cycle_filter_tile(
                         acc[i * LANE_VECTORS + v] + dv[v] * vec_cycle(P, p + i * P, v))
             prefetch_later(ahead)
             ahead = ahead + ahead_step
-            p = p + x_step
+            p = p + step
+        x = next_row(x, pixels, &left)
     for i in range(rows):
         for v in range(LANE_VECTORS):
             (<vec*> (dw + i * dw_step + v * VL))[0] = acc[i * LANE_VECTORS + v]
 
 
 cdef inline inlined cycle_filter_rows(
-    Py_ssize_t rows, const Py_ssize_t P, const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step, const real* ahead,
-    Py_ssize_t ahead_step,
+    Py_ssize_t rows, const Py_ssize_t P, const Pixels* pixels, const real* x, const real* dy, real* dw,
+    Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`cycle_filter_tile` of 1 to 12 rows."""
     if rows == 12:
-        cycle_filter_tile(12, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(12, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 11:
-        cycle_filter_tile(11, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(11, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 10:
-        cycle_filter_tile(10, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(10, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 9:
-        cycle_filter_tile(9, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(9, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 8:
-        cycle_filter_tile(8, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(8, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 7:
-        cycle_filter_tile(7, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(7, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 6:
-        cycle_filter_tile(6, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(6, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 5:
-        cycle_filter_tile(5, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(5, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 4:
-        cycle_filter_tile(4, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(4, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 3:
-        cycle_filter_tile(3, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(3, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif rows == 2:
-        cycle_filter_tile(2, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(2, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     else:
-        cycle_filter_tile(1, P, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_tile(1, P, pixels, x, dy, dw, dw_step, ahead, ahead_step)
 
 
 cdef void cycle_filter_tile_of(
-    Py_ssize_t rows, Py_ssize_t P, const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step, const real* ahead,
-    Py_ssize_t ahead_step,
+    Py_ssize_t rows, Py_ssize_t P, const Pixels* pixels, const real* x, const real* dy, real* dw,
+    Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`cycle_filter_tile` of 1 to 12 rows and 2, 4, 8 or 16 parts."""
     if P == 2:
-        cycle_filter_rows(rows, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_rows(rows, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif P == 4:
-        cycle_filter_rows(rows, 4, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_rows(rows, 4, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     elif P == 8:
-        cycle_filter_rows(rows, 8, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_rows(rows, 8, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     else:
-        cycle_filter_rows(rows, 16, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+        cycle_filter_rows(rows, 16, pixels, x, dy, dw, dw_step, ahead, ahead_step)
 
 
 cdef inline inlined stretch_pixels(

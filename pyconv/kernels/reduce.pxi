@@ -1,17 +1,21 @@
 # The reduction: dw sums, over all output pixels, an input pixel's channels times dy; db sums dy.
 #
 # The output rows of the whole batch are cut into fixed *parts*. A work item sums one part for a chunk
-# of input by a chunk of output channels, a band of about 200 pixels at a time, into a partial filter of
-# its own. A block of the band's dy, and the input that it meets, are packed as the tiles read them, and
-# come from L1 and L2; the tiles fetch the next band of dy meanwhile. At the end the partial filters are
-# added in the order of the parts.
+# of input by a chunk of output channels into a partial filter of its own, a *band* of about 200 pixels
+# at a time: rows of an image, or several small images, between which the sums stay in registers. A
+# block of the band's dy, and the input that it meets, are packed as the tiles read them, and come from
+# L1 and L2; the tiles fetch the next band of dy meanwhile. At the end the partial filters are added in
+# the order of the parts.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
     BAND_PIXELS = 224           # x 32 channels x 4 bytes of dy: 28 KB of a 48 KB L1, as AVX-512 has it
-    PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by
+    PARTIAL_BYTES = 262_144     # a work item's slice of dw stays in L2 while bands go by,
+    IMAGES_BYTES = 262_144      # and so does what a band of several images reads
+    PART_PIXELS = 64            # a part of fewer costs more in sums that are written, read and added
+    LEAST_PARTS = 8             # than it saves; but threads should all have work
 
 
 cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t step, Py_ssize_t nv,
@@ -92,8 +96,11 @@ cdef double reduce_cycles(tuple y, tuple w, tuple stride, groups):
     length = KW * C if C <= TILE_1 else C
     tiles = KH * KW * C // length * ((length + TILE_1 - 1) // TILE_1)
     bands = (pixels + BAND_PIXELS - 1) // BAND_PIXELS
-    return (K + 15) // 16 * (pixels * (0.58 * KH * KW * C + 4 * tiles) + 12.7 * bands * KH * KW * C) + (
-        pixels * (0.26 * K + 1.2 * x))
+    if 2 * pixels <= BAND_PIXELS:
+        size = ((y[1] - 1) * stride[0] + KH) * ((y[2] - 1) * stride[1] + KW) * C * 4
+        bands = 1 / max(1, min(y[0], BAND_PIXELS // pixels, IMAGES_BYTES // size))
+    return (K + 15) // 16 * (pixels * (0.89 * KH * KW * C + 5.3 * tiles) + 7.6 * bands * KH * KW * C) + (
+        pixels * (0.27 * K + 0.13 * x))
 
 
 cdef class Reduce:
@@ -110,7 +117,8 @@ cdef class Reduce:
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group
     cdef Py_ssize_t KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left
     cdef Py_ssize_t block, blocks, padded        # channel blocks of dy in a group
-    cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, band, filter_rows, partial, sums
+    cdef Py_ssize_t chunk, chunks, k_chunk, k_chunks, parts, filter_rows, partial, sums
+    cdef Py_ssize_t band, images                 # rows of a band; if they are all, of so many images
     cdef Py_ssize_t panel, plane, pixel, line, width, area, dy_area, run_taps
     cdef Py_ssize_t cycle                        # P of cycle.pxi; 1: vectors lie along dy's channels
     cdef Py_ssize_t run_rows                     # of sums, of a run of taps; each has P rows of dw
@@ -138,6 +146,7 @@ cdef class Reduce:
         """Choose blocks, chunks, parts and bands: by shape alone, so that sums never move."""
         cdef Py_ssize_t span_h = (self.KH - 1) * self.dilation_h + 1
         cdef Py_ssize_t span_w = (self.KW - 1) * self.dilation_w + 1
+        cdef Py_ssize_t most
         self.block = 2 * VL if self.K_group > VL else VL
         self.cycle = 1
         if self.K_group <= CYCLE_CHANNELS:
@@ -157,17 +166,23 @@ cdef class Reduce:
         # Where a filter has one row or column, those of x between strides are not packed at all.
         self.step_h = self.stride_h if self.KH == 1 and not self.in_place else 1
         self.step_w = self.stride_w if self.KW == 1 and not self.in_place else 1
-        self.choose_chunks(min(ITEMS, 1 + self.work // ITEM_WORK))
+        self.choose_chunks(min(ITEMS, 1 + self.work // ITEM_WORK,
+                               max(LEAST_PARTS, self.outputs // PART_PIXELS)))
         self.band = even_part(self.OH, max(1, BAND_PIXELS // max(1, self.OW)))
         self.width = ((self.OW - 1) * self.stride_w + span_w - 1) // self.step_w + 1
         # Panels as wide as a tile are read one number after the other; narrower pixels in one piece.
         self.panel = min(self.chunk, TILE_2) if self.cycle == 1 else self.chunk
         self.pixel, self.line = self.panel, self.width * self.panel
-        self.plane = self.height(self.band) * self.line
+        self.images = 1
+        if 1 <= self.band == self.OH:
+            most = self.height(self.OH) * self.width * self.chunk * <Py_ssize_t> sizeof(real)
+            most = min(BAND_PIXELS // max(1, self.OH * self.OW), IMAGES_BYTES // max(1, most))
+            self.images = even_part(max(1, self.N // self.parts), max(1, most))
+        self.plane = self.images * self.height(self.band) * self.line
         self.area = ((self.chunk + self.panel - 1) // self.panel * self.plane + 15) // 16 * 16
         if self.in_place:
             self.pixel, self.line, self.plane, self.area = self.C, self.W * self.C, self.panel, 0
-        self.dy_area = self.band * self.OW * self.block
+        self.dy_area = self.images * self.band * self.OW * self.block
         # A filter row's taps are one run of dw's rows where they are neighbours in memory.
         self.run_taps = 1
         if self.dilation_w == 1 and self.pixel == self.panel == self.C_group:
@@ -275,7 +290,7 @@ cdef class Reduce:
                 for first in range(t * self.run_rows, t * self.run_rows + length):
                     memset(dw + first * self.sums, 0, zeros * sizeof(real))
         while row < end:
-            rows = min(self.band, self.OH - row % self.OH, end - row)
+            rows = band_rows(row, end, self.OH, self.band, self.images)
             if row + rows == self.N * self.OH and self.outputs % self.OW:
                 rows = max(1, rows - 1)  # the short row is a band of its own
             columns = min(self.OW, self.outputs - row * self.OW)
@@ -317,21 +332,28 @@ cdef class Reduce:
     cdef void run_band(self, const real* x, const real* dy, real* dw, real* db, real* scratch,
                        Py_ssize_t oh, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t channels,
                        Py_ssize_t width, Py_ssize_t ahead) noexcept nogil:
-        """Add a band of one image to the chunk's partial filter, and fetch the next one's dy."""
+        """Add a band to the chunk's partial filter, and fetch the next one's dy."""
         cdef Py_ssize_t k = 0, run, lanes, nv, c, i, count, kh, kw, tile
         cdef Py_ssize_t runs = self.KH * self.KW // self.run_taps if dw != NULL else 0
         cdef Py_ssize_t length
         cdef Py_ssize_t across = self.width if columns == self.OW else columns  # a short row: 1x1
+        cdef Py_ssize_t image = min(rows, self.OH), lines = self.height(image), n
+        cdef Pixels pixels = Pixels(rows, columns, self.stride_h // self.step_h * self.line,
+                                    self.stride_w // self.step_w * self.pixel, image, 0)
         cdef const real* band = scratch
         cdef const real* tap
         cdef const real* packed
         cdef real* to
         if self.in_place:
             band = x + (oh * self.stride_h - self.top) * self.line - self.left * self.pixel
-        elif dw != NULL:
-            pack_panels(x, self.H, self.W, self.C, scratch, self.panel, self.plane,
-                        oh * self.stride_h - self.top, self.height(rows), self.step_h, -self.left,
-                        across, self.step_w, channels)
+            lines = self.H
+        else:
+            for n in range(rows // image if dw != NULL else 0):
+                pack_panels(x + n * self.H * self.W * self.C, self.H, self.W, self.C,
+                            scratch + n * lines * self.line, self.panel, self.plane,
+                            oh * self.stride_h - self.top, lines, self.step_h, -self.left,
+                            across, self.step_w, channels)
+        pixels.x_image = lines * self.line - image * pixels.x_row
         while k < width:
             lanes = min(self.block, width - k)
             nv, tile = (lanes + VL - 1) // VL, 0
@@ -345,15 +367,14 @@ cdef class Reduce:
                 while c < channels:
                     length, i = min(self.panel, channels - c) * self.run_taps, 0
                     if self.cycle > 1:
-                        self.run_cycles(tap, packed, rows, columns, (length + self.cycle - 1)
-                                        // self.cycle, to, dy + ahead)
+                        self.run_cycles(&pixels, tap, packed, (length + self.cycle - 1) // self.cycle,
+                                        to, dy + ahead)
                         length = 0
                     while i < length:
                         count = even_part(length - i, tile_rows(nv))
                         filter_tile_of(
-                            count, nv, tap + i, self.stride_h // self.step_h * self.line,
-                            self.stride_w // self.step_w * self.pixel, packed, rows, columns,
-                            to + i * self.sums, self.sums, dy + ahead + k + tile % nv * VL, self.K)
+                            count, nv, &pixels, tap + i, packed, to + i * self.sums, self.sums,
+                            dy + ahead + k + tile % nv * VL, self.K)
                         i += count
                         tile += 1
                     tap += self.plane
@@ -361,16 +382,15 @@ cdef class Reduce:
                     c += self.panel
             k += self.block
 
-    cdef void run_cycles(self, const real* x, const real* packed, Py_ssize_t rows, Py_ssize_t columns,
+    cdef void run_cycles(self, const Pixels* pixels, const real* x, const real* packed,
                          Py_ssize_t length, real* dw, const real* ahead) noexcept nogil:
         """`length` rows of sums, for a run of taps; fetch some of what lies ahead."""
         cdef Py_ssize_t i = 0, count, most = min(TILE_1, 2 * TILE_2 // LANE_VECTORS)
         while i < length:
             count = even_part(length - i, most)
             cycle_filter_tile_of(
-                count, self.cycle, x + i * self.cycle, self.stride_h // self.step_h * self.line,
-                self.stride_w // self.step_w * self.pixel, packed, rows, columns,
-                dw + i * self.sums, self.sums, ahead, self.K)
+                count, self.cycle, pixels, x + i * self.cycle, packed, dw + i * self.sums, self.sums,
+                ahead, self.K)
             i += count
 
     cdef void add_row(self, const real* parts, real* dw, Py_ssize_t row) noexcept nogil:

@@ -31,6 +31,12 @@ cdef struct Block:
     bint relu
 
 
+cdef struct Pixels:
+    # Those of dy, packed, which a tile of a filter sums over, and where in x one tap meets them: in
+    # `rows` that lie x_row apart, and behind each `image` of them x_image more; pixels x_step apart.
+    Py_ssize_t rows, columns, x_row, x_step, image, x_image
+
+
 cdef inline void copy_short(real* to, const real* p, Py_ssize_t count) noexcept nogil:
     """Copy fewer than 2 * VL numbers, or 16: memcpy with a size that is not known is slow."""
     cdef Py_ssize_t size = max(8, VL)
@@ -137,26 +143,24 @@ cdef inline inlined pixel_tiles(
 
 
 cdef inline inlined filter_tile(
-    const Py_ssize_t rows, const Py_ssize_t nv,
-    const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
-    const real* ahead, Py_ssize_t ahead_step,
+    const Py_ssize_t rows, const Py_ssize_t nv, const Pixels* pixels, const real* x, const real* dy,
+    real* dw, Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
-    """dw[i] += sum over pixels (h, w) of x[h * x_row + w * x_step + i] * dy[h, w], dy packed.
+    """dw[i] += sum over pixels of x[pixel + i] * dy[pixel].
 
     A line of what comes later is fetched at each pixel, at `ahead`.
     """
     cdef vec[24] acc
     cdef vec[2] dv
     cdef vec a
-    cdef Py_ssize_t i, v, h, w
+    cdef Py_ssize_t i, v, h, w, left = pixels.image, columns = pixels.columns, step = pixels.x_step
     cdef const real* p
     for i in range(rows):
         for v in range(nv):
             acc[i * nv + v] = (<const vec*> (dw + i * dw_step + v * VL))[0]
-    for h in range(OH):
-        p = x + h * x_row
-        for w in range(OW):
+    for h in range(pixels.rows):
+        p = x
+        for w in range(columns):
             for v in range(nv):
                 dv[v] = (<const vec*> (dy + v * VL))[0]
             dy = dy + nv * VL
@@ -166,10 +170,27 @@ cdef inline inlined filter_tile(
                     acc[i * nv + v] = add_product(nv, acc[i * nv + v], dv[v], a)
             prefetch_later(ahead)
             ahead = ahead + ahead_step
-            p = p + x_step
+            p = p + step
+        x = next_row(x, pixels, &left)
     for i in range(rows):
         for v in range(nv):
             (<vec*> (dw + i * dw_step + v * VL))[0] = acc[i * nv + v]
+
+
+cdef inline const real* next_row(const real* x, const Pixels* pixels, Py_ssize_t* left) noexcept nogil:
+    """The next row of x, of which `left` are left in this image."""
+    left[0] -= 1
+    if left[0]:
+        return x + pixels.x_row
+    left[0] = pixels.image
+    return x + pixels.x_row + pixels.x_image
+
+
+cdef inline Py_ssize_t band_rows(Py_ssize_t row, Py_ssize_t end, Py_ssize_t OH, Py_ssize_t band,
+                                 Py_ssize_t images) noexcept nogil:
+    """Rows of dy's next band, from `row` of the batch on: of one image, or all of some images."""
+    cdef Py_ssize_t rows = min(band, OH - row % OH, end - row)
+    return min(images, (end - row) // OH) * OH if rows == OH else rows
 
 
 # A tile's shape must be a constant where it is inlined, hence one line a shape.
@@ -280,62 +301,60 @@ cdef void clipped_lines(
 
 
 cdef void filter_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv,
-    const real* x, Py_ssize_t x_row, Py_ssize_t x_step,
-    const real* dy, Py_ssize_t OH, Py_ssize_t OW, real* dw, Py_ssize_t dw_step,
-    const real* ahead, Py_ssize_t ahead_step,
+    Py_ssize_t rows, Py_ssize_t nv, const Pixels* pixels, const real* x, const real* dy, real* dw,
+    Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """`filter_tile` of 1 to 12 rows and 1 or 2 vectors."""
     if nv == 2:
         if rows == 12:
-            filter_tile(12, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(12, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 11:
-            filter_tile(11, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(11, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 10:
-            filter_tile(10, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(10, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 9:
-            filter_tile(9, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(9, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 8:
-            filter_tile(8, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(8, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 7:
-            filter_tile(7, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(7, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 6:
-            filter_tile(6, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(6, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 5:
-            filter_tile(5, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(5, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 4:
-            filter_tile(4, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(4, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 3:
-            filter_tile(3, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(3, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 2:
-            filter_tile(2, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(2, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         else:
-            filter_tile(1, 2, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(1, 2, pixels, x, dy, dw, dw_step, ahead, ahead_step)
     else:
         if rows == 12:
-            filter_tile(12, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(12, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 11:
-            filter_tile(11, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(11, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 10:
-            filter_tile(10, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(10, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 9:
-            filter_tile(9, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(9, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 8:
-            filter_tile(8, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(8, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 7:
-            filter_tile(7, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(7, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 6:
-            filter_tile(6, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(6, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 5:
-            filter_tile(5, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(5, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 4:
-            filter_tile(4, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(4, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 3:
-            filter_tile(3, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(3, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         elif rows == 2:
-            filter_tile(2, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(2, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
         else:
-            filter_tile(1, 1, x, x_row, x_step, dy, OH, OW, dw, dw_step, ahead, ahead_step)
+            filter_tile(1, 1, pixels, x, dy, dw, dw_step, ahead, ahead_step)
 
 
 cdef inline Py_ssize_t tile_rows(Py_ssize_t nv) noexcept nogil:

@@ -29,8 +29,7 @@ cdef enum:
     FEW_TILES = 8                # fewer read more transformed filters than they save products
     SMALL_TILE = 2               # outputs, h and w, of F(2x2, 3x3), which they take
     PANEL = 32                   # vectors of taps; with all nine they take half of L1
-    Y_OUTPUTS = 48               # of y or dx; fewer do not repay the transform of the filters
-    DW_OUTPUTS = 128             # of dw: pixels of dy
+    LEAST_OUTPUTS = 48           # pixels; fewer do not repay the transform of the filters
     L2_BYTES = 2_000_000         # of what a block multiplies: L2 is 1 to 2 MB
 
 

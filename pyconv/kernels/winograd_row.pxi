@@ -267,7 +267,8 @@ cdef class RowWinogradFilter:
     """dw and db of a convolution without dilation; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group, KH, KW
     cdef Py_ssize_t stride_h, stride_w, top, left
-    cdef Py_ssize_t block, chunk, chunks, k_chunk, k_chunks, padded, parts, band, tiles, run
+    cdef Py_ssize_t block, chunk, chunks, k_chunk, k_chunks, padded, parts, tiles, run
+    cdef Py_ssize_t band, images                  # rows of a band; if those are all, of so many images
     cdef Py_ssize_t width, x_area, x_step, d_step, q_step, slot
     cdef RowTransform g
     cdef Workspace partials, scratch
@@ -295,7 +296,8 @@ cdef class RowWinogradFilter:
                                               self.K_group)
         self.chunks = (self.C_group + self.chunk - 1) // self.chunk
         self.k_chunks = (self.K_group + self.k_chunk - 1) // self.k_chunk
-        items = min(ITEMS, 1 + self.work // (4 * ITEM_WORK))
+        items = min(ITEMS, 1 + self.work // (4 * ITEM_WORK),
+                    max(LEAST_PARTS, self.N * self.OH * self.OW // PART_PIXELS))
         slices = self.groups * self.chunks * self.k_chunks
         self.parts = max(1, min((items + slices - 1) // slices, self.N * self.OH))
         self.block = 2 * VL if self.k_chunk > VL else VL
@@ -303,16 +305,24 @@ cdef class RowWinogradFilter:
         self.run = self.KH * self.stride_w * self.chunk
         self.width = ((self.tiles - 1) * self.g.outputs + self.g.points) * self.stride_w
         self.band = max(1, min(self.OH, ROW_BAND // self.tiles))
+        self.images = 1
+        if self.band == self.OH:
+            self.images = even_part(max(1, self.N // self.parts),
+                                    max(1, ROW_BAND // max(1, self.OH * self.tiles)))
         while True:
             height = (self.band - 1) * self.stride_h + self.KH
             # 16 numbers more, so that points do not share the same lines of a cache.
             self.x_area = height * self.width * self.chunk + 32
-            self.x_step = self.tiles * height * self.stride_w * self.chunk + 16
-            self.d_step = self.band * self.tiles * self.block + 16
-            if self.band == 1 or (self.g.points * (self.x_step + self.d_step)
-                                  * <Py_ssize_t> sizeof(real) <= ROW_BYTES):
+            self.x_step = self.images * self.tiles * height * self.stride_w * self.chunk + 16
+            self.d_step = self.images * self.band * self.tiles * self.block + 16
+            if self.band == self.images == 1 or (
+                    self.g.points * (self.x_step + self.d_step) * <Py_ssize_t> sizeof(real)
+                    <= ROW_BYTES):
                 break
-            self.band = (self.band + 1) // 2
+            if self.images > 1:
+                self.images = (self.images + 1) // 2
+            else:
+                self.band = (self.band + 1) // 2
         self.q_step = self.run * self.padded + 16
         self.x_area = (self.x_area + 15) // 16 * 16
         self.slot = self.x_area + self.g.points * (self.x_step + self.d_step + self.q_step) + 64
@@ -366,13 +376,14 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
         cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
         cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t rows, height, k, lanes, nv, i
-        cdef Py_ssize_t pixel = self.stride_w * channels
+        cdef Py_ssize_t rows, image, height, n, k, lanes, nv, i
+        cdef Py_ssize_t pixel = self.stride_w * channels, plane
         cdef real* v = scratch + self.x_area
         cdef real* d = v + self.g.points * self.x_step
         cdef real* q = d + self.g.points * self.d_step
         cdef real* db = NULL
         cdef const real* source
+        cdef Pixels pixels
         x += group * self.C_group + c0
         dy += group * self.K_group + k0
         if sums != NULL and c0 == 0:
@@ -380,13 +391,18 @@ cdef class RowWinogradFilter:
             memset(db, 0, self.padded * sizeof(real))
         memset(q, 0, self.g.points * self.q_step * sizeof(real))
         while row < end:
-            rows = min(self.band, self.OH - row % self.OH, end - row)
-            height = (rows - 1) * self.stride_h + self.KH
-            pad_rows(x + row // self.OH * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
-                     self.width, channels, row % self.OH * self.stride_h - self.top, -self.left,
-                     height, channels)
-            row_x_tiles_of(&self.g, scratch, self.width * channels, pixel, height, self.tiles, v,
-                           self.x_step)
+            rows = band_rows(row, end, self.OH, self.band, self.images)
+            image = min(rows, self.OH)
+            height = (image - 1) * self.stride_h + self.KH
+            plane = self.tiles * height * pixel
+            for n in range(rows // image):
+                pad_rows(x + (row // self.OH + n) * self.H * self.W * self.C, self.H, self.W, self.C,
+                         scratch, self.width, channels, row % self.OH * self.stride_h - self.top,
+                         -self.left, height, channels)
+                row_x_tiles_of(&self.g, scratch, self.width * channels, pixel, height, self.tiles,
+                               v + n * plane, self.x_step)
+            pixels = Pixels(rows, self.tiles, self.stride_h * pixel, height * pixel, image,
+                            plane - image * self.stride_h * pixel)
             k = 0
             while k < width:
                 lanes = min(self.block, width - k)
@@ -400,28 +416,25 @@ cdef class RowWinogradFilter:
                     source += self.block
                 elif row + rows < end:
                     source += rows * self.OW * self.K - k
-                self.multiply(v, d, q + k, rows, height * pixel, pixel, nv, source)
+                self.multiply(&pixels, v, d, q + k, self.KH * pixel, nv, source)
                 k += self.block
             row += rows
         dw = dw if part == 0 else partials + (part - 1) * self.KH * self.KW * self.C_group * self.K
         self.write_taps(q, dw + c0 * self.K + group * self.K_group + k0, channels, width)
 
-    cdef void multiply(self, const real* v, const real* d, real* q, Py_ssize_t rows,
-                       Py_ssize_t column, Py_ssize_t pixel, Py_ssize_t nv,
-                       const real* ahead) noexcept nogil:
+    cdef void multiply(self, const Pixels* pixels, const real* v, const real* d, real* q,
+                       Py_ssize_t run, Py_ssize_t nv, const real* ahead) noexcept nogil:
         """q += the products of a band's points of x and of a block of dy.
 
         The tiles fetch what is transformed next, from `ahead` on: a line of a pixel each.
         """
-        cdef Py_ssize_t e, i, count, tile = 0, run = self.KH * pixel
-        cdef Py_ssize_t step = rows * self.tiles * self.K
+        cdef Py_ssize_t e, i, count, tile = 0, step = pixels.rows * self.tiles * self.K
         for e in range(self.g.points):
             i = 0
             while i < run:
                 count = even_part(run - i, tile_rows(nv))
                 filter_tile_of(
-                    count, nv, v + i, self.stride_h * pixel, column, d, rows, self.tiles,
-                    q + i * self.padded, self.padded,
+                    count, nv, pixels, v + i, d, q + i * self.padded, self.padded,
                     ahead + tile % nv * VL + min(tile // nv, self.g.outputs - 1) * step, self.K)
                 i += count
                 tile += 1
