@@ -173,6 +173,18 @@ def test_filters_as_large_as_the_image(N, dtype, isa):  # few outputs: weights a
             check(case, dtype, num_threads)
 
 
+@pytest.mark.parametrize("kernel", [(3, 4), (1, 4), (3, 1), (2, 4)], ids=str)
+def test_images_of_one_output_or_a_few(kernel, dtype, isa, direct):  # one alone is a dense layer
+    for padding in ("valid", ((0, 1), (0, 2)), ((1, 0), (0, 0))):
+        for stride in (1, (3, 4)):
+            for N, C_in, C_out in ((1, 3, 5), (14, 7, 20), (33, 12, 40), (140, 5, 9)):
+                options = {"padding": padding, "stride": stride}
+                name = f"{N} images, {C_in} channels, {kernel}, {options}"
+                case = Conv(name, (N, 3, 4, C_in), kernel, C_out, options)
+                for num_threads in THREADS:
+                    check(case, dtype, num_threads)
+
+
 @pytest.mark.parametrize("stride", [2, (1, 3), (3, 2)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_strides_that_leave_pixels_out(stride, groups, dtype, isa):  # dx is zero there

@@ -92,7 +92,7 @@ ROWS = [((40, 36, 3), (5, 5, 3, 6)), ((20, 18, 6), (5, 5, 6, 4)), ((20, 18, 4), 
 
 
 def rows_net():
-    """Convolutions that take Winograd along the rows: of few outputs, with and without a pool; of many."""
+    """Convolutions that take Winograd along the rows: of few outputs, also before a pool, of many."""
     convolutions = [Conv2D(w[3], w[0], padding="same", activation="relu") for _, w in ROWS]
     return pyconv.Sequential(
         [convolutions[0], MaxPooling2D(2), *convolutions[1:], GlobalAveragePooling2D(), Dense(5)],

@@ -2,9 +2,9 @@
 #
 # Estimates are cycles of a call on one thread, on vectors of 16 and with two multiply-adds a cycle.
 # Their terms are what the kernels do: products, loads of weights for each register tile, transforms,
-# sums that are written; and what is read from beyond L2 (FAR_BYTES). The numbers before them are fitted
-# to the measured times of 1400 random shapes (`pyconv bench layers --random`), which they meet within
-# 15 to 20 %. Only their ratios matter: what costs the same everywhere is left out.
+# sums that are written; and what is read from beyond L2 (FAR_BYTES). The numbers before them lie between
+# those that fit the measured times of random shapes on two machines, which they meet within 10 to 20 %.
+# Only their ratios matter: what costs the same everywhere is left out.
 #
 # Everything here is in Python's numbers: in C's, 1 / 2 is 0.
 
@@ -28,29 +28,28 @@ cdef double gather_cycles(tuple rows_of, bint back) except -1:
     inside = (min(heights) >= 0 and min(widths) >= 0
               and (rows - 1) * step[0] + max(heights) < source[1])
     copy = 0 if inside else copy_cycles(C, columns, step)
-    row = min(cycle_cycles(K, C, groups, columns, phases) + copy,
-              other_cycles(K, C, columns, step, phases, inside,
-                           share_cut(columns, step[1], phases, source[2], rows)))
-    row *= share_inside(heights, rows, step[0], source[1])
+    share = share_inside(heights, rows, step[0], source[1])
+    row = min(share * (cycle_cycles(K, C, groups, columns, phases) + copy),
+              other_cycles(K, C, columns, step, phases, inside, share,
+                           share_summed(columns, step[1], phases, source[2], rows, share)))
     weights = len(heights) * C * K
     return groups * (source[0] * rows * row
                      + weights * (6 if K <= CYCLE_CHANNELS else 1.35 if back else 0.36))
 
 
-cdef double share_inside(list taps, Py_ssize_t outputs, Py_ssize_t step, Py_ssize_t size) except -1:
-    """The share of outputs' taps along an axis that lie inside the image: others are left out."""
-    cdef Py_ssize_t tap, inside = 0
-    for tap in taps:
-        inside += max(0, min(outputs, (size - 1 - tap) // step + 1) - max(0, -(tap // step)))
-    return inside / (<double> outputs * len(taps))
-
-
-cdef double share_cut(columns, step, list phases, W, rows) except -1:
-    """The share of taps that are summed where columns are cut (spans.pxi); 1 where they are not."""
-    widths = [[w for _, w, _ in taps] for _, taps in phases if taps]
-    if all([cut_columns(sorted(set(of_phase)), columns, step, W, rows) for of_phase in widths]):
-        return share_inside(sum(widths, []), columns, step, W)
-    return 1
+cdef double share_summed(columns, step, list phases, W, rows, double share) except -1:
+    """The share of taps that are summed: of their rows, a `share` lies inside the image; and where
+    columns are cut (spans.pxi), taps outside it are left out along one axis or both.
+    """
+    summed = total = 0
+    for _, taps in phases:
+        widths = sorted({w for _, w, _ in taps})
+        total += columns * len(widths)
+        spans = cut_columns(widths, columns, step, W, rows, share) or [
+            (0, columns, 0, len(widths), False)]
+        summed += sum([(last - first) * (b - a) * (1 if upright else share)
+                       for first, last, a, b, upright in spans])
+    return summed / max(1, total)
 
 
 cdef double copy_cycles(C, columns, step) except -1:
@@ -58,19 +57,20 @@ cdef double copy_cycles(C, columns, step) except -1:
     return 0.72 * step[0] * step[1] * columns * C
 
 
-cdef double other_cycles(K, C, columns, step, list phases, bint inside, double share) except -1:
+cdef double other_cycles(K, C, columns, step, list phases, bint inside, double share,
+                         double summed) except -1:
     """A row of outputs of each phase, but by cycle.pxi.
 
-    `inside`: no tap leaves the image. `share`: of the taps, what is left by cutting columns.
+    `inside`: no tap leaves the image. Of the taps, `summed` are left, or a `share` by whole rows.
     """
     taps = sum([len(taps) for _, taps in phases])
     across, outputs = (columns + 15) // 16, columns * len(phases)
     if 3 * K * across <= 2 * columns and K <= 8 <= columns:  # vectors along the pixels: wide.pxi
-        return (across * taps * C * (0.7 * K + 2.2) + outputs * (K + 2.5)
+        return (across * taps * C * share * (0.7 * K + 2.2) + outputs * (K + 2.5)
                 + step[0] * step[1] * C * ((1.1 if step[1] == 1 else 1.5) * columns + 50))
     far = taps * C * 128 > FAR_BYTES * len(phases)
     return (K + 15) // 16 * (
-        taps * C * share * (0.63 * columns + (4.3 if far else 1.25) * ((columns + 11) // 12))
+        taps * C * summed * (0.63 * columns + (4.3 if far else 1.25) * ((columns + 11) // 12))
         + 9.5 * outputs
     ) + (0 if inside else copy_cycles(C, columns, step))
 
@@ -116,8 +116,8 @@ cdef double winograd_cycles(source, target, groups, bint back) except -1:
     again = 1 if points * tiles * C * groups * 4 <= STAGED_BYTES else (K + K_CHUNK - 1) // K_CHUNK
     fresh = 0 if small and not back and tiles < KEPT_TILES else 1 if small else blocks
     return groups * points * (
-        tiles * (vectors * (0.85 * C + 8.5) + again * ((C + 15) // 16 * 10 + (8 if C % 16 else 0)))
-        + 6.5 * C * vectors * (fresh + (blocks if filters > FAR_BYTES else 0)))
+        tiles * (vectors * (0.78 * C + 7.8) + again * ((C + 15) // 16 * 9.2 + (7.4 if C % 16 else 0)))
+        + 6 * C * vectors * (fresh + (blocks if filters > FAR_BYTES else 0)))
 
 
 cdef double line_cycles(tuple rows_of, bint back) except -1:
@@ -157,10 +157,10 @@ cdef double line_cycles(tuple rows_of, bint back) except -1:
     far = filters * 64 * min(2, vectors) > FAR_BYTES
     transforms = (C + 3) // 4 * fresh * (tiles * (points * (taps + 9) / 16 + 2 * step[1]) + 20)
     return groups * (N * (
-        vectors * (filters * (0.77 * rows * tiles + (7 if far else 2.2) * strips)
-                   + 9.4 * rows * tiles * len(phases) * points)
-        + 2.3 * bands * (band + more) * step[0] * again * transforms)
-        + (6.8 if back else 2.4) * filters * vectors * taps)
+        vectors * (filters * (0.67 * rows * tiles + (6 if far else 1.9) * strips)
+                   + 8.2 * rows * tiles * len(phases) * points)
+        + 2 * bands * (band + more) * step[0] * again * transforms)
+        + (5.9 if back else 2.1) * filters * vectors * taps)
 
 
 cdef bint items_few(work, N, rows, band, least) except -1:
@@ -267,7 +267,7 @@ cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except 
     K //= groups
     taps = (KW + stride[1] - 1) // stride[1]
     pairs = row_pairs(taps, W)
-    if K <= WIDE_CHANNELS or KH * stride[1] * C < 8 or N * H * W < LEAST_OUTPUTS or pairs == 0:
+    if K <= WIDE_CHANNELS or KH * stride[1] * C < 5 or N * H * W < LEAST_OUTPUTS or pairs == 0:
         return INFINITY
     # Taps that a stride adds to fill its last step are products for nothing.
     if stride[1] > 2 or taps == 2 and KW < 2 * stride[1]:

@@ -41,6 +41,9 @@ cdef class ConvPlan:
 
     def __init__(self, tuple x, tuple w, tuple y, tuple stride, tuple dilation, tuple before,
                  Py_ssize_t groups, bint direct=False):
+        if w[:2] == x[1:3] and y[1:3] == dilation == (1, 1) and before == (0, 0) and groups == 1:
+            # A filter as large as the image: their numbers are the channels of one pixel.
+            x, w, stride = (x[0], 1, 1, x[1] * x[2] * x[3]), (1, 1, w[0] * w[1] * w[2], w[3]), (1, 1)
         self.x, self.w, self.y = x, w, y
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
         self.outputs = y[0] * y[1] * y[2]
@@ -48,8 +51,8 @@ cdef class ConvPlan:
         # Transposed convolutions with padding at one end move pixels, though shapes are the same.
         if x[:3] == y[:3] and w[:2] == stride == (1, 1) and before == (0, 0) and groups == 1:
             self.rows = self.outputs if self.outputs <= ROWS_FEW else 0
-            self.block_y = block_pays(self.outputs, w[2], w[3])
-            self.block_dx = block_pays(self.outputs, w[3], w[2])
+            self.block_y = block_pays(self.outputs, w[2], w[3], False)
+            self.block_dx = block_pays(self.outputs, w[3], w[2], True)
             self.outer_dw = outer_pays(self.outputs, w[2], w[3])
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER

@@ -76,7 +76,7 @@ cdef bint cycle_pays(Py_ssize_t K, Py_ssize_t C, Py_ssize_t groups, Py_ssize_t c
                      list phases) except -1:
     """Whether to take these tiles for K output channels: by shape alone, since the sums differ."""
     return cycle_cycles(K, C, groups, columns, phases) + copy_cycles(C, columns, step) < other_cycles(
-        K, C, columns, step, phases, False, 1)
+        K, C, columns, step, phases, False, 1, 1)
 
 
 cdef inline inlined cycle_tiles(

@@ -119,10 +119,10 @@ cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, b
     pixel_lines(N, nv, lanes, &tiles, x, packed, y + m)
 
 
-cdef bint block_pays(Py_ssize_t N, Py_ssize_t R, Py_ssize_t M) noexcept:
+cdef bint block_pays(Py_ssize_t N, Py_ssize_t R, Py_ssize_t M, bint turned) noexcept:
     """Whether to take `dense_product`: its blocks stay in L2."""
     return (TILE_1 < N <= BLOCK_ROWS and CYCLE_CHANNELS < min(R, M) and R <= BLOCK_SUMS
-            and R * M <= ROW_SHARED)  # pieces of rows that come from beyond L2 come slowly
+            and (turned or R * M <= ROW_SHARED))  # pieces of rows from beyond L2 come slowly
 
 
 cdef dense_product(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bint turned,

@@ -204,7 +204,8 @@ cdef class Gather:
             self.phases[p].tap_rows, self.phases[p].first_span = len(rows), len(spans)
             cut = []
             if not (self.in_place or self.wide or self.cycle):
-                cut = cut_columns(columns, self.phases[p].columns, self.step_w, self.W, self.band)
+                cut = cut_columns(columns, self.phases[p].columns, self.step_w, self.W, self.band,
+                                  share_inside(rows, self.phases[p].rows, self.step_h, self.H))
             self.phases[p].spans = len(cut)
             for first, last, a, b, upright in [
                     (0, self.phases[p].columns, 0, len(columns), False), *cut]:

@@ -22,14 +22,24 @@ cdef Py_ssize_t neighbours(list columns):
     return count
 
 
-cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t W, Py_ssize_t rows):
+cdef double share_inside(list taps, Py_ssize_t outputs, Py_ssize_t step, Py_ssize_t size) except -1:
+    """The share of outputs' taps along an axis that lie inside the image: others are left out."""
+    cdef Py_ssize_t tap, inside = 0
+    for tap in taps:
+        inside += max(0, min(outputs, (size - 1 - tap) // step + 1) - max(0, -(tap // step)))
+    return inside / <double> max(1, outputs * len(taps))
+
+
+cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t W, Py_ssize_t rows,
+                      double share):
     """Spans of output columns with the same taps inside the image, if it pays to cut at all.
 
     A list of (first, last, first tap, last tap, upright), each last one excluded. Cycles are counted
     for tiles of pixels side by side or, upright, below each other; less than 4 take as long as 4.
+    Side by side, only a `share` of the rows of taps is summed: those inside the image.
     """
     cdef Py_ssize_t first, last, a, b
-    cdef double cost = 0
+    cdef double cost = 0, below, beside
     edges = {0, columns}
     for tap in taps:
         edges |= {-(tap // step), -((tap - W) // step)}
@@ -39,7 +49,7 @@ cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t
         if first < last:
             inside = [i for i, tap in enumerate(taps) if 0 <= first * step + tap < W]
             a, b = (inside[0], inside[0] + len(inside)) if inside else (0, 0)
-            upright = (last - first) * max(4, rows) < rows * max(4, last - first)
-            spans.append((first, last, a, b, upright))
-            cost += min((last - first) * max(4, rows), rows * max(4, last - first)) * (b - a + 1)
-    return spans if cost < 0.8 * rows * max(4, columns) * (len(taps) + 1) else []
+            below, beside = (last - first) * max(4, rows), share * rows * max(4, last - first)
+            spans.append((first, last, a, b, below < beside))
+            cost += min(below, beside) * (b - a + 1)
+    return spans if cost < 0.8 * share * rows * max(4, columns) * (len(taps) + 1) else []
