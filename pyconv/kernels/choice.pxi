@@ -156,7 +156,8 @@ cdef double line_cycles(tuple rows_of, bint back) except -1:
               * ((tiles + across - 1) // across))
     far = filters * 64 * min(2, vectors) > FAR_BYTES
     transforms = (C + 3) // 4 * fresh * (tiles * (points * (taps + 9) / 16 + 2 * step[1]) + 20)
-    return groups * (N * (
+    slower = 1.15 if taps == 2 else 1  # tiles are small beside what they load
+    return groups * slower * (N * (
         vectors * (filters * (0.67 * rows * tiles + (6 if far else 1.9) * strips)
                    + 8.2 * rows * tiles * len(phases) * points)
         + 2 * bands * (band + more) * step[0] * again * transforms)
