@@ -83,6 +83,21 @@ def test_channels(C_in, dtype, isa):
         assert_array_equal(db, dy.sum((0, 1, 2)))
 
 
+@pytest.mark.parametrize("N", [1, 3, 14, 140])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_an_image_of_one_pixel(N, stride, dtype, isa, rng):  # the convolution is a dense layer
+    x, w = cases.integers(rng, (N, 1, 1, 9), dtype), cases.integers(rng, (4, 3, 5, 9), dtype)
+    b, dy = cases.integers(rng, (5,), dtype), cases.integers(rng, (N, 4, 3, 5), dtype)
+    pixels = x[:, 0, 0]
+    for num_threads in THREADS:
+        y = pyconv.conv2d_transpose(x, w, b, stride=stride, num_threads=num_threads)
+        assert_array_equal(y, np.einsum("nc,hwkc->nhwk", pixels, w) + b)
+        dx, dw, db = pyconv.conv2d_transpose_backward(dy, x, w, stride=stride, num_threads=num_threads)
+        assert_array_equal(dx[:, 0, 0], np.einsum("nhwk,hwkc->nc", dy, w))
+        assert_array_equal(dw, np.einsum("nhwk,nc->hwkc", dy, pixels))
+        assert_array_equal(db, dy.sum((0, 1, 2)))
+
+
 @pytest.mark.parametrize("case", cases.TRANSPOSED[::6], ids=str)
 def test_only_the_gradients_needed(case, dtype, isa):
     x, w, _, dy = cases.transposed_arrays(case, dtype)

@@ -6,6 +6,7 @@ share a workspace, and the same shape needs no new memory.
 """
 
 from functools import lru_cache
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -62,8 +63,24 @@ class _ConvProblem(Problem):
 
     def new_plan(self, module: ModuleType) -> Any:
         g = self.geometry
-        return module.ConvPlan(g.x_shape, g.w_shape, g.y_shape, g.stride, g.dilation,
-                               (g.pad_top, g.pad_left), g.groups, _direct)
+        x, w, stride = g.x_shape, g.w_shape, g.stride
+        if self.dense():
+            x, w, stride = (x[0], 1, 1, prod(x[1:])), (1, 1, prod(w[:3]), w[3]), (1, 1)
+        return module.ConvPlan(x, w, g.y_shape, stride, g.dilation, (g.pad_top, g.pad_left), g.groups,
+                               _direct)
+
+    def dense(self) -> bool:
+        """Whether the filter is as large as the image: their numbers are the channels of one pixel."""
+        g = self.geometry
+        return bool(g.w_shape[:2] == g.x_shape[1:3] and g.y_shape[1:3] == g.dilation == (1, 1)
+                    and g.pad_top == g.pad_left == 0 and g.groups == 1)
+
+
+class _TransposedProblem(_ConvProblem):
+    __slots__ = ()
+
+    def dense(self) -> bool:
+        return False  # here the image has a bias for each channel
 
 
 class _ConvPoolProblem(Problem):
@@ -87,7 +104,7 @@ def cached_conv(shapes: Any, types: Any, *arguments: Any) -> Problem:
 
 @lru_cache(maxsize=_PLANS, typed=True)
 def cached_conv_transpose(shapes: Any, types: Any, *arguments: Any) -> Problem:
-    return _ConvProblem(conv_transpose_geometry(shapes[0], shapes[1], *arguments))
+    return _TransposedProblem(conv_transpose_geometry(shapes[0], shapes[1], *arguments))
 
 
 @lru_cache(maxsize=_PLANS, typed=True)
