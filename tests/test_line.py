@@ -168,6 +168,8 @@ def test_only_where_it_pays():
         return pyconv.conv2d_algorithm(x, w, **options)
 
     assert algorithm((64, 32, 32, 3), (5, 5, 3, 32)) == "winograd"
+    assert algorithm((64, 32, 32, 3), (3, 3, 3, 32)) == "winograd"        # either takes as long
+    assert algorithm((128, 28, 28, 5), (2, 2, 5, 64)) == "direct"         # two taps: 2.7, not 3.8 ms
     assert algorithm((64, 32, 32, 8), (5, 1, 8, 32)) == "direct"          # nothing along the rows
     assert algorithm((64, 32, 32, 32), (1, 1, 32, 64)) == "direct"
     assert algorithm((64, 32, 32, 32), (2, 2, 32, 64), stride=2) == "direct"
