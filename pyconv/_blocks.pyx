@@ -17,10 +17,13 @@ cdef extern from *:
     #include <stdlib.h>
     #include <sys/mman.h>
     #define LARGE_PAGE ((Py_ssize_t) 1 << 21)
-    /* From two large pages on: at their borders, and in such pages, where the system has them. */
+    #define PAGE 4096
+    /* At the border of a page: NumPy's begin a little behind one. A load a little ahead of where a
+       kernel stores, by the last 12 bits of the address, would wait for that store. From two large pages
+       on: at their borders, and in such pages, where the system has them. */
     static char* new_block(Py_ssize_t size) {
         void* data = NULL;
-        if (posix_memalign(&data, size < 2 * LARGE_PAGE ? 64 : LARGE_PAGE, size)) return NULL;
+        if (posix_memalign(&data, size < 2 * LARGE_PAGE ? PAGE : LARGE_PAGE, size)) return NULL;
     #ifdef MADV_HUGEPAGE
         if (size >= 2 * LARGE_PAGE) madvise(data, size, MADV_HUGEPAGE);
     #endif
@@ -85,7 +88,7 @@ cdef class _Block:
 
 
 def block(Py_ssize_t size):
-    """At least `size` bytes at the border of a cache line, undefined, to make an array of.
+    """At least `size` bytes at the border of a page, undefined, to make an array of.
 
     Raises
     ------

@@ -32,7 +32,8 @@ include "kernels/line_wide_split.pxi"  # rows as planes
 include "kernels/line_wide.pxi"    # y and dx of few output channels: Winograd along the rows
 include "kernels/line_wide_filter.pxi"  # and dw
 include "kernels/depthwise.pxi"    # depthwise filters: what their drivers share
-include "kernels/depthwise_strip.pxi"  # the tile of y and dx for common ones
+include "kernels/depthwise_patch.pxi"  # the tile of y and dx for common ones
+include "kernels/depthwise_flat.pxi"  # for few channels
 include "kernels/depthwise_tile.pxi"  # and for others
 include "kernels/depthwise_gather.pxi"  # y and dx of them
 include "kernels/depthwise_filter.pxi"  # dw and db of them

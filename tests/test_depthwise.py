@@ -31,9 +31,12 @@ LAYERS = [
     Conv("in-place-5x5-down", (1, 27, 49, 33), (5, 5), 33, {"padding": 2, "stride": 2}),
     Conv("in-place-4x4-down", (1, 24, 46, 32), (4, 4), 32, {"padding": 1, "stride": 2}),
     Conv("in-place-dilated", (1, 19, 40, 20), (3, 3), 20, {"padding": "same", "dilation": (2, 5)}),
-    *(Conv(f"strips-{KH}x{KW}", (1, 15, 23, 37), (KH, KW), 37, {"padding": "same"})
+    *(Conv(f"patches-{KH}x{KW}", (1, 15, 23, 37), (KH, KW), 37, {"padding": "same"})
       for KH, KW in ((1, 1), (1, 3), (3, 1), (2, 3), (3, 2), (2, 2), (5, 5))),
-    Conv("strips-5x5-down", (2, 26, 31, 48), (5, 5), 48, {"padding": "same", "stride": 2}),
+    Conv("patches-5x5-down", (2, 26, 31, 48), (5, 5), 48, {"padding": "same", "stride": 2}),
+    Conv("beyond-caches", (3, 57, 58, 72), (3, 3), 72, {"padding": "same"}),
+    Conv("beyond-caches-down", (3, 57, 58, 72), (3, 3), 72, {"padding": 1, "stride": 2}),
+    Conv("writes-beyond-caches", (5, 86, 87, 60), (3, 3), 60, {"padding": 1, "stride": 2}),
     Conv("last-layers", (8, 7, 7, 130), (3, 3), 130, {"padding": 1}),
     Conv("narrow", (2, 64, 65, 3), (3, 3), 9, {"padding": "same"}),
     Conv("wide-image", (1, 3, 300, 17), (2, 4), 34, {"stride": (1, 2)}),

@@ -126,3 +126,16 @@ def test_only_where_it_pays_and_not_when_refused():
         algorithm((2, 16, 16, 1), (3, 3, 1, 24)),
     ):
         assert refused == "direct"
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, direction, driver",
+    [((3, 1), (1, 1), "dw", "rows"), ((5, 5), (1, 1), "y", "winograd"),
+     ((3, 3), (2, 2), "dw", "winograd"), ((1, 2), (3, 3), "dx", "line"),
+     ((3, 3), (1, 1), "y", "scatter"), ((3, 3), (1, 1), "dw", "line"), ((3, 3), (1, 1), "y", "magic")])
+def test_a_plan_refuses_drivers_that_cannot(kernel, stride, direction, driver, isa):
+    outputs = [(12 - k) // s + 1 for k, s in zip(kernel, stride, strict=True)]
+    plan = _dispatch.Kernels(isa).modules["f"].ConvPlan(
+        (1, 12, 12, 8), (*kernel, 8, 8), (1, *outputs, 8), stride, (1, 1), (0, 0), 1)
+    with pytest.raises(ValueError, match=f"'{driver}' cannot compute {direction} .* take one of"):
+        plan.take(direction, driver)

@@ -268,7 +268,7 @@ cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except 
     K //= groups
     taps = (KW + stride[1] - 1) // stride[1]
     pairs = row_pairs(taps, W)
-    if K <= WIDE_CHANNELS or KH * stride[1] * C < 5 or N * H * W < LEAST_OUTPUTS or pairs == 0:
+    if K <= WIDE_CHANNELS or KH * stride[1] * C < 5 or N * H * W < LEAST_OUTPUTS:
         return INFINITY
     # Taps that a stride adds to fill its last step are products for nothing.
     if stride[1] > 2 or taps == 2 and KW < 2 * stride[1]:

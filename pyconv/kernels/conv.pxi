@@ -61,38 +61,67 @@ cdef class ConvPlan:
                 self.take("y", self.choose(False, direct))
                 self.take("dw", self.choose_dw())
 
+    cdef list able(self, str direction):
+        """What can compute "y", "dx" or "dw"; for `take`."""
+        cdef bint across = 1 in (self.stride[1], self.dilation[1])
+        able = ["direct"]
+        if (self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
+                and (direction != "dw" or self.groups == 1)):
+            able.append("winograd")
+        if direction == "dw":
+            if across:
+                able.append("wide")
+            if self.dilation == (1, 1) and row_pairs(-(-self.w[1] // self.stride[1]), self.y[2]):
+                able.append("rows")
+        elif across and self.w[1] >= self.stride[1]:
+            able += ["line", "wide"]
+        if (direction == "dx" and self.groups == 1 and self.w[0] <= SCATTER_ROWS
+                and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
+            able.append("scatter")
+        return able
+
     cdef str choose(self, bint back, bint direct):
         """What computes y, or dx if `back`: that of which the estimate is least (choice.pxi)."""
         cdef tuple rows_of = self.along_rows(back)
+        cdef list able = self.able("dx" if back else "y")
         cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
-        if (back and self.groups == 1 and self.w[0] <= SCATTER_ROWS
-                and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
+        if "scatter" in able:
             cycles["scatter"] = self.plan_scatter().cycles()
         if direct:
             return min(cycles, key=cycles.get)
-        if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1):
+        if "winograd" in able:
             cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
-        if 1 in (self.stride[1], self.dilation[1]) and self.w[1] >= self.stride[1]:
+        if "line" in able:
             cycles["line"] = line_cycles(rows_of, back)
             cycles["wide"] = line_wide_cycles(rows_of, back)
         return min(cycles, key=cycles.get)
 
     cdef str choose_dw(self):
+        cdef list able = self.able("dw")
         cdef dict cycles = {"direct": filter_cycles(self.y, self.w, self.stride, self.groups)}
-        if self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1:
+        if "winograd" in able:
             cycles["winograd"] = winograd_filter_cycles(self.x, self.y)
-        if self.dilation == (1, 1):
+        if "rows" in able:
             cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.groups)
-        if 1 in (self.stride[1], self.dilation[1]):
+        if "wide" in able:
             cycles["wide"] = line_wide_filter_cycles(self.along_rows(False))
         return min(cycles, key=cycles.get)
 
     def take(self, str direction, str driver):
-        """Compute "y", "dx" or "dw" by this driver, which must be able to; what tests ask for.
+        """Compute "y", "dx" or "dw" by this driver; what tests ask for.
 
         "direct", "winograd" (`Winograd`, `WinogradFilter`), "wide" (`LineWide`, `LineWideFilter`),
         "line" (`Line`, not dw), "rows" (`RowWinogradFilter`, dw) or "scatter" (`Scatter`, dx).
+
+        Raises
+        ------
+        ValueError
+            If it cannot.
         """
+        if driver not in self.able(direction):
+            raise ValueError(
+                f"{driver!r} cannot compute {direction} of filters {self.w} at stride {self.stride}, "
+                f"dilation {self.dilation}, {self.groups} groups; take one of {self.able(direction)}")
         cdef bint flat = driver == "winograd", wide = driver == "wide"
         if direction == "y":
             self.winograd_y, self.lined_y, self.few_y = flat, driver == "line", wide

@@ -23,8 +23,7 @@ cdef extern from *:
 
 
 cdef enum:
-    LONG_ROW = 8192     # bytes; the rows of a strip of shorter ones stay in L1
-    STRIP_BYTES = 4096  # of a row, which a vector goes along before the next: of 6 rows they fit into L1
+    NEAR_BYTES = 2_097_152  # of an L2, of 1 to 2 MB
     DX_MULTIPLIER = 4   # the most planes that dy is split into: splitting takes m * m shuffles
 
 
@@ -92,7 +91,7 @@ cdef inline Py_ssize_t vector_place(Py_ssize_t v, Py_ssize_t channels) noexcept 
     return max(0, min(v * VL, channels - VL))
 
 
-cdef inline Py_ssize_t rows_of_strip(Py_ssize_t left, Py_ssize_t most) noexcept nogil:
+cdef inline Py_ssize_t rows_of_tile(Py_ssize_t left, Py_ssize_t most) noexcept nogil:
     """4, 2 or 1 rows, which tiles know: of those that are left, at most `most`."""
     left = min(left, most)
     return 4 if left >= 4 else min(left, 2)
@@ -112,7 +111,6 @@ cdef class Depthwise:
     cdef bint flat                             # vectors lie along rows
     cdef Py_ssize_t planes, plane              # flat: of a row's copy, each of every `planes`-th pixel
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
-    cdef bint long_rows                        # of the input: what strips of them read is fetched ahead
     cdef Py_ssize_t* offset                    # of each tap in the copy
     cdef Py_ssize_t* place                     # where in a pixel vector u of a copied pixel starts
     cdef whole* lane                           # and the lanes that it takes of each vector read there
@@ -134,7 +132,6 @@ cdef class Depthwise:
         cdef Py_ssize_t t
         self.N, self.H, self.W, self.C = source
         self.channels = channels
-        self.long_rows = self.W * self.C * <Py_ssize_t> sizeof(real) > LONG_ROW
         self.repeat, self.split = max(1, channels // self.C), max(1, self.C // channels)
         self.vectors = (channels + VL - 1) // VL
         self.width = self.vectors * VL
@@ -180,7 +177,7 @@ cdef class Depthwise:
         self.area = (self.band_rows() * self.line + VL + 15) // 16 * 16
 
     cdef cut_in_place(self, Py_ssize_t rows):
-        """Without copies: few bands of whole strips, since two read what lies at their border."""
+        """Without copies: few bands of whole tiles, since two read what lies at their border."""
         self.band = max(1, self.rows)
         while (self.band > rows and self.N * self.bands_of() < ITEMS
                and self.work > ITEM_WORK * self.N * self.bands_of()):
@@ -188,21 +185,9 @@ cdef class Depthwise:
         self.bands = self.bands_of()
         self.items = self.N * self.bands
 
-    cdef Py_ssize_t strip_columns(self, Py_ssize_t pixel) noexcept nogil:
-        """How many columns, of `pixel` numbers of the input each, a strip goes along for one vector."""
-        return STRIP_BYTES // (pixel * <Py_ssize_t> sizeof(real))
-
-    cdef Py_ssize_t strip_ahead(self, Py_ssize_t column, Py_ssize_t columns, Py_ssize_t rows,
-                                Py_ssize_t W, Py_ssize_t pixel) noexcept nogil:
-        """From what a strip of so many outputs reads, in rows of W pixels, to what it fetches; or 0.
-
-        The next strip's columns, or at the end of a row the first ones of the next rows.
-        """
-        if not self.long_rows:
-            return 0
-        if column + columns < self.columns:
-            return columns * self.step_w * pixel
-        return (rows * self.step_h * W - column * self.step_w) * pixel
+    cdef bint far(self) noexcept nogil:
+        """Whether the input is more than the caches of one core hold."""
+        return self.N * self.H * self.W * self.C * <Py_ssize_t> sizeof(real) > NEAR_BYTES
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h

@@ -1,8 +1,8 @@
 # Depthwise dw and db: sums over all pixels of the batch.
 #
 # The bands of the whole batch are dealt out to fixed parts. For 3x3 filters of 16 channels or more, x is
-# read in place, some rows of dy at a time: each of its vectors is loaded once for all products with
-# them. Others read padded copies.
+# read in place, a patch of dy at a time, one vector of channels after the other: each vector of x is
+# loaded once for all products with it. Others read padded copies.
 
 from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
@@ -10,81 +10,100 @@ from libc.string cimport memcpy, memset
 cdef enum:
     TILE_TAPS = 9       # a 3x3 filter: 9 sums, and 9 offsets in general registers
     TILE_FILTER = 32    # pixels that a tile of dw sums before it is the next vector's turn
-    FILTER_ROWS = 4     # of dy in a strip: at step 1, 18 vectors of x and 9 sums stay in registers
+    FILTER_ROWS = 4     # of dy in a patch: at step 1, 16 vectors of it and 10 sums stay in registers
     FILTER_BYTES = 8192  # of x in a short band: in whole vectors it stays in L1, with its dy
 
 
 cdef extern from *:
     """
-    /* sums = (db, dw) += the sums over R rows x `columns` pixels of dy; x from column w on, which is
-       what the first pixel reads. 3 columns of x stay in registers. */
-    static inline __attribute__((always_inline)) void depthwise_filter_strip(
-            const int R, const int step, const depthwise_strips* s, Py_ssize_t c, Py_ssize_t w,
-            Py_ssize_t columns, const real* dy, real* sums) {
-        const int height = (R - 1) * step + 3;
-        vec acc[9], v[9][3], total = *(vec*) sums;
-        const real* row[9];
-        Py_ssize_t at = w * s->pixel;
-        _Pragma("GCC unroll 9")
-        for (int i = 0; i < height; i++) row[i] = s->row[i] + c;
-        _Pragma("GCC unroll 9")
-        for (int k = 0; k < 9; k++) acc[k] = *(vec*) (sums + (1 + k) * VL);
-        #define FILTER_COLUMN(j) { \\
-            const int inside = (size_t) w < (size_t) s->W; \\
-            _Pragma("GCC unroll 9") \\
-            for (int i = 0; i < height; i++) { \\
-                const real* p = inside ? row[i] + at : s->zeros; \\
-                __asm__("" : "+r" (p)); \\
-                v[i][j] = *(const vec*) p; \\
-                KEEP(v[i][j]); \\
-            } \\
-            at += s->pixel; w++; \\
-        }
-        _Pragma("GCC unroll 3")
-        for (int j = step; j < 3; j++) FILTER_COLUMN(j)
-        for (Py_ssize_t column = 0; column < columns; column++, dy += s->y_step) {
-            if (s->ahead) {
-                STRIP_FETCH(row, height, step)
-                _Pragma("GCC unroll 4")
-                for (int r = 0; r < R; r++) prefetch_later(dy + r * s->y_row + columns * s->y_step);
-            }
+    /* sums = (db, dw) += the sums over R rows x J columns of dy, in all channels. Only at an `edge` do
+       their taps leave the image. */
+    static inline __attribute__((always_inline)) void depthwise_filter_patch(
+            const int R, const int J, const int edge, const int step, const depthwise_patch* s,
+            Py_ssize_t column, const real* dy, real* sums) {
+        const int height = (R - 1) * step + 3, width = (J - 1) * step + 3;
+        const Py_ssize_t W = s->W, pixel = s->pixel, y_row = s->y_row, y_step = s->y_step;
+        const Py_ssize_t w = column * step + s->left;
+        const Py_ssize_t ahead = patch_ahead(s->width, column, step * pixel, s->down);
+        const Py_ssize_t dy_ahead = patch_ahead(s->width, column, y_step, R * y_row);
+        const real* row[8];
+        _Pragma("GCC unroll 8")
+        for (int i = 0; i < height; i++) row[i] = s->row[i] + w * pixel;
+        dy += column * y_step;
+        for (Py_ssize_t v = 0; v < s->vectors; v++, sums += s->record) {
+            const Py_ssize_t c = PATCH_CHANNEL(s, v);
+            const real* from = dy + c;
+            Py_ssize_t at = c;
+            vec acc[9], d[4][PATCH_COLUMNS], total = *(vec*) sums;
             _Pragma("GCC unroll 9")
-            for (int i = 0; i < height; i++)
-                _Pragma("GCC unroll 3")
-                for (int j = 0; j < 3 - step; j++) v[i][j] = v[i][j + step];
-            _Pragma("GCC unroll 3")
-            for (int j = 3 - step; j < 3; j++) FILTER_COLUMN(j)
+            for (int k = 0; k < 9; k++) acc[k] = *(vec*) (sums + (1 + k) * VL);
             _Pragma("GCC unroll 4")
-            for (int r = 0; r < R; r++) {
-                vec d = *(const vec*) (dy + r * s->y_row);
-                KEEP(d);
-                total += d;
-                _Pragma("GCC unroll 9")
-                for (int k = 0; k < 9; k++) acc[k] += d * v[r * step + k / 3][k % 3];
+            for (int j = 0; j < J; j++, from += y_step) {
+                PATCH_HERE(from);
+                _Pragma("GCC unroll 4")
+                for (int r = 0; r < R; r++) {
+                    d[r][j] = *(const vec*) (from + r * y_row);
+                    KEEP(d[r][j]);
+                    total += d[r][j];
+                    if (s->width) prefetch_later(from + r * y_row + dy_ahead);
+                }
             }
+            if (s->width) PATCH_FETCH(R * step, height, J * step)
+            _Pragma("GCC unroll 9")
+            for (int column = 0; column < width; column++, at += pixel) {
+                const int inside = !edge || (size_t) (w + column) < (size_t) W;
+                PATCH_HERE(at);
+                _Pragma("GCC unroll 8")
+                for (int i = 0; i < height; i++) {
+                    vec x = *(const vec*) (inside ? row[i] + at : s->zeros + c);
+                    KEEP(x);
+                    _Pragma("GCC unroll 4")
+                    for (int r = 0; r < R; r++)
+                        _Pragma("GCC unroll 4")
+                        for (int j = 0; j < J; j++) {
+                            const int kh = i - r * step, kw = column - j * step;
+                            if (kh >= 0 && kh < 3 && kw >= 0 && kw < 3)
+                                acc[3 * kh + kw] += d[r][j] * x;
+                        }
+                }
+            }
+            *(vec*) sums = total;
+            _Pragma("GCC unroll 9")
+            for (int k = 0; k < 9; k++) *(vec*) (sums + (1 + k) * VL) = acc[k];
         }
-        #undef FILTER_COLUMN
-        *(vec*) sums = total;
-        _Pragma("GCC unroll 9")
-        for (int k = 0; k < 9; k++) *(vec*) (sums + (1 + k) * VL) = acc[k];
     }
 
-    /* The same of 1, 2 or, at step 1, 4 rows. */
-    static __attribute__((noinline)) void depthwise_filter_strip_of(
-            Py_ssize_t R, Py_ssize_t step, const depthwise_strips* s, Py_ssize_t c, Py_ssize_t w,
-            Py_ssize_t columns, const real* dy, real* sums) {
-        switch (10 * R + step) {
-            case 41: depthwise_filter_strip(4, 1, s, c, w, columns, dy, sums); return;
-            case 21: depthwise_filter_strip(2, 1, s, c, w, columns, dy, sums); return;
-            case 11: depthwise_filter_strip(1, 1, s, c, w, columns, dy, sums); return;
-            case 22: depthwise_filter_strip(2, 2, s, c, w, columns, dy, sums); return;
-            case 12: depthwise_filter_strip(1, 2, s, c, w, columns, dy, sums); return;
+    static inline __attribute__((always_inline)) void depthwise_filter_patches(
+            const int R, const int step, const depthwise_patch* s, Py_ssize_t columns, const real* dy,
+            real* sums) {
+        for (Py_ssize_t column = 0; column < columns;)
+            if (columns - column < PATCH_COLUMNS)
+                depthwise_filter_patch(R, 1, 1, step, s, column++, dy, sums);
+            else {
+                if (patch_at_edge(s, column, PATCH_COLUMNS, 3, step))
+                    depthwise_filter_patch(R, PATCH_COLUMNS, 1, step, s, column, dy, sums);
+                else
+                    depthwise_filter_patch(R, PATCH_COLUMNS, 0, step, s, column, dy, sums);
+                column += PATCH_COLUMNS;
+            }
+    }
+
+    /* All columns of 1, 2 or, at step 1, 4 rows. */
+    static __attribute__((noinline)) void depthwise_filter_patches_of(
+            Py_ssize_t rows, Py_ssize_t step, const depthwise_patch* s, Py_ssize_t columns,
+            const real* dy, real* sums) {
+        switch (10 * rows + step) {
+            case 41: depthwise_filter_patches(4, 1, s, columns, dy, sums); return;
+            case 21: depthwise_filter_patches(2, 1, s, columns, dy, sums); return;
+            case 11: depthwise_filter_patches(1, 1, s, columns, dy, sums); return;
+            case 22: depthwise_filter_patches(2, 2, s, columns, dy, sums); return;
+            case 12: depthwise_filter_patches(1, 2, s, columns, dy, sums); return;
         }
     }
     """
-    void depthwise_filter_strip_of(
-        Py_ssize_t R, Py_ssize_t step, const DepthwiseStrips* s, Py_ssize_t c, Py_ssize_t w,
-        Py_ssize_t columns, const real* dy, real* sums) noexcept nogil
+    void depthwise_filter_patches_of(
+        Py_ssize_t rows, Py_ssize_t step, const DepthwisePatch* s, Py_ssize_t columns, const real* dy,
+        real* sums) noexcept nogil
 
 
 cdef inline inlined depthwise_filter_tile(
@@ -219,8 +238,8 @@ cdef class DepthwiseReduce(Depthwise):
             n, first = item // self.bands, item % self.bands * self.band
             rows = min(self.band, self.rows - first)
             if taps and self.in_place:
-                self.run_strips(x + n * self.H * self.W * self.C, dy + n * self.OH * self.OW * self.K,
-                                first, first + rows, partial)
+                self.run_patches(x + n * self.H * self.W * self.C, dy + n * self.OH * self.OW * self.K,
+                                 first, first + rows, partial)
                 continue
             if taps:
                 self.read(x, n, first, rows, scratch)
@@ -233,28 +252,24 @@ cdef class DepthwiseReduce(Depthwise):
                               packed + q * self.OW * self.width, count, partial, taps)
                 q += count
 
-    cdef void run_strips(self, const real* x, const real* dy, Py_ssize_t q, Py_ssize_t end,
-                         real* partial) noexcept nogil:
-        """Rows q to `end` of dy of an image; some columns at a time, which the next vector finds."""
-        cdef DepthwiseStrips s
-        cdef Py_ssize_t rows, h, i, v, c, column, columns
-        s.W, s.pixel, s.zeros = self.W, self.C, <const real*> self.zeros.data
+    cdef void run_patches(self, const real* x, const real* dy, Py_ssize_t q, Py_ssize_t end,
+                          real* partial) noexcept nogil:
+        """Rows q to `end` of dy of an image."""
+        cdef DepthwisePatch s
+        cdef (const real*)[8] row
+        cdef Py_ssize_t rows, h, i
+        s.row, s.zeros = row, <const real*> self.zeros.data
+        s.W, s.pixel, s.left = self.W, self.C, self.left
         s.y_row, s.y_step = self.OW * self.K, self.K
+        s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL
+        s.width = self.OW if self.far() else 0
         while q < end:
-            rows = rows_of_strip(end - q, FILTER_ROWS // self.step_h)
-            h, column = q * self.step_h + self.top, 0
+            rows = rows_of_tile(end - q, FILTER_ROWS // self.step_h)
+            h, s.down = q * self.step_h + self.top, rows * self.step_h * self.W * self.C
             for i in range((rows - 1) * self.step_h + 3):
-                s.row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
-            while column < self.OW:
-                columns = even_part(self.OW - column,
-                                    max(4, self.strip_columns(self.step_w * self.C)))
-                s.ahead = self.strip_ahead(column, columns, rows, self.W, self.C)
-                for v in range(self.vectors):
-                    c = vector_place(v, self.channels)
-                    depthwise_filter_strip_of(
-                        rows, self.step_h, &s, c, column * self.step_w + self.left, columns,
-                        dy + (q * self.OW + column) * self.K + c, partial + v * (1 + self.taps) * VL)
-                column += columns
+                row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
+            depthwise_filter_patches_of(rows, self.step_h, &s, self.OW, dy + q * self.OW * self.K,
+                                        partial)
             q += rows
 
     cdef void run_rows(self, const real* x, const real* dy, Py_ssize_t rows, real* partial,

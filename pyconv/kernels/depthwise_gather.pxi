@@ -11,12 +11,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 
-cdef Py_ssize_t strip_of(list taps, step) except -1:
-    """The shape of the taps of a phase, if `depthwise_strip` knows it, or 0."""
+cdef enum:
+    WRITTEN_BYTES = 8_388_608  # of more, some have left L3
+    PHASE_COLUMNS = 4   # of outputs of a phase, before the next one's, which lie between them
+
+
+cdef Py_ssize_t patch_of(list taps, step) except -1:
+    """The shape of the taps of a phase, if `depthwise_patch_of` knows it, or 0."""
     rows, columns = sorted({h for h, _, _ in taps}), sorted({w for _, w, _ in taps})
     KH, KW = len(rows), len(columns)
     if (step[0] == step[1] and KH and rows[KH - 1] - rows[0] == KH - 1
-            and columns[KW - 1] - columns[0] == KW - 1 and depthwise_strip_is_known(KH, KW, step[0])):
+            and columns[KW - 1] - columns[0] == KW - 1 and depthwise_patch_is_known(KH, KW, step[0])):
         return 100 * KH + 10 * KW + step[0]
     return 0
 
@@ -31,9 +36,8 @@ cdef class DepthwiseGather(Depthwise):
     cdef Py_ssize_t* tap_plane
     cdef const real** none          # rows of zeros
     cdef Workspace weights
-    cdef Py_ssize_t strip_rows      # of outputs in a strip
     cdef Py_ssize_t flat_rows       # of taps, where `depthwise_flat` knows them, or 0
-    cdef bint clips, copies, streams, strips
+    cdef bint clips, copies, streams, patches
     cdef bint inside                # copies pixels as they lie, of which none is padding
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
@@ -59,17 +63,15 @@ cdef class DepthwiseGather(Depthwise):
         self.work *= source[0] * max(source[3], target[3])
         outputs = (max(self.phases[p].rows for p in range(self.phase_count)),
                    max(self.phases[p].columns for p in range(self.phase_count)))
-        # 3x3 or 5x5 taps in neighbouring rows have rows of their own (depthwise_strip.pxi).
+        # 3x3 or 5x5 taps in neighbouring rows have rows of their own (depthwise_flat.pxi).
         self.flat_rows = 0
         if step == stride == (1, 1) and source[3] == target[3] < VL and len(phases[0][1]) in (9, 25):
             rows = {h for h, _, _ in phases[0][1]}
             if len(rows) in (3, 5) and max(rows) - min(rows) == len(rows) - 1:
                 self.flat_rows = len(rows)
-        self.strips = split == 1 and target[3] >= VL and all(
-            [strip_of(of_phase, step) for _, of_phase in phases])
-        # 5x5 taps of four rows would not stay in registers, nor 9 rows of input in L1.
-        self.strip_rows = STRIP_ROWS if step[0] == 1 and len(phases[0][1]) <= 9 else 2
-        flat = (not self.strips and stride[1] == 1 and target[3] % VL != 0
+        self.patches = split == 1 and target[3] >= VL and all(
+            [patch_of(of_phase, step) for _, of_phase in phases])
+        flat = (not self.patches and stride[1] == 1 and target[3] % VL != 0
                 and source[3] == target[3] < (2 * VL if step[1] == 1 else VL))
         self.prepare(source, target[3], outputs, step,
                      [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
@@ -89,9 +91,9 @@ cdef class DepthwiseGather(Depthwise):
             taps.down, taps.across = down, across
             taps.top, taps.left = (rows[0], columns[0]) if rows else (0, 0)
             taps.first = n
-            taps.strip = strip_of(of_phase, step) if split == 1 else 0
+            taps.patch = patch_of(of_phase, step) if split == 1 else 0
             taps.classes = max(1, min(self.step_h // g, len(rows)))
-            if taps.strip:  # in the order of strips, though vectors were too long for these
+            if taps.patch:  # in the order of patches, though vectors were too long for these
                 taps.classes = max(1, taps.rows) if self.step_h > 1 else 1
             taps.least, taps.more = taps.rows // taps.classes, taps.rows % taps.classes
             taps.apart, taps.down_class = down // g, down * self.step_h // g
@@ -186,6 +188,7 @@ cdef class DepthwiseGather(Depthwise):
         """One band of output rows of one image, some rows and columns at a time."""
         cdef Py_ssize_t n = item // self.bands, first = item % self.bands * self.band, q, p, i, h
         cdef Py_ssize_t end = min(first + self.band, self.rows), column, columns, fresh
+        cdef Py_ssize_t some = PHASE_COLUMNS if self.phase_count > 1 else self.columns
         cdef Py_ssize_t line = self.W * self.C
         cdef Py_ssize_t group = TILE_COLUMNS * max(1, 8 // self.vectors)
         cdef const real** row = <const real**> (scratch + self.area)
@@ -206,9 +209,14 @@ cdef class DepthwiseGather(Depthwise):
         if self.flat:
             columns = (columns * self.channels + self.vectors * VL - 1) // (self.vectors * VL)
         q = first
-        while self.strips and q < end:
-            self.run_strips(row - first * self.step_h, packed, relu, y, q, min(end, q + self.strip_rows))
-            q += self.strip_rows
+        while self.patches and q < end:
+            column = 0
+            while column < columns:
+                for p in range(self.phase_count):
+                    self.run_patches(row - first * self.step_h, packed, relu, y, p, q,
+                                     min(q + PATCH_ROWS, end), column, column + some)
+                column += some
+            q += PATCH_ROWS
         while q < end:
             fresh = (q + self.block - 1) * self.step_h + self.top + self.span_h  # row, of the next block
             column = 0
@@ -224,11 +232,11 @@ cdef class DepthwiseGather(Depthwise):
     cdef void run_flat(self, const real** row, const real* packed, bint relu, real* y,
                        Py_ssize_t rows) noexcept nogil:
         """All rows of a band whose copy is in `row`, as if a row were one pixel."""
-        cdef DepthwiseStrips s
+        cdef DepthwiseFlatRows s
         cdef Py_ssize_t q = 0, count, i, v
         s.relu, s.y_row = relu, self.TW * self.C
         while q < rows:
-            count = rows_of_strip(rows - q, STRIP_ROWS)
+            count = rows_of_tile(rows - q, FLAT_ROWS)
             for i in range(count + self.flat_rows - 1):
                 s.row[i] = row[q + i]
             for v in range(self.vectors):
@@ -327,48 +335,32 @@ cdef class DepthwiseGather(Depthwise):
                 store_part(y + i * y_row + j * y_step, (<vec*> part)[i * columns + j],
                            VL if self.flat and j < columns - 1 else room)
 
-    cdef void run_strips(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t q,
-                         Py_ssize_t end) noexcept nogil:
-        """Rows from q to `end`, `strip_rows` at most, of all phases, some columns at a time."""
-        cdef Py_ssize_t pixels = max(self.step_w, self.stride_w)
-        cdef Py_ssize_t most_columns = max(4 // self.step_w, self.strip_columns(self.channels * pixels))
-        cdef Py_ssize_t column = 0, columns, p, at, rows, last
-        while column < self.columns:
-            columns = even_part(self.columns - column, most_columns)
-            for p in range(self.phase_count):
-                at, last = q, min(end, self.phases[p].rows)
-                while at < last:
-                    rows = rows_of_strip(last - at, self.strip_rows)
-                    self.run_strip(row + at * self.step_h + self.of_phase[p].top - self.top, packed,
-                                   relu, y, p, at, rows, column,
-                                   min(columns, self.phases[p].columns - column))
-                    at += rows
-            column += columns
-
-    cdef void run_strip(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t p,
-                        Py_ssize_t q, Py_ssize_t rows, Py_ssize_t column,
-                        Py_ssize_t columns) noexcept nogil:
+    cdef void run_patches(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t p,
+                          Py_ssize_t q, Py_ssize_t end, Py_ssize_t column,
+                          Py_ssize_t end_column) noexcept nogil:
+        """Outputs of a phase: rows q to `end`, `column` to `end_column`."""
         cdef const Phase* phase = &self.phases[p]
         cdef const DepthwiseTaps* taps = &self.of_phase[p]
-        cdef DepthwiseStrips s
-        cdef Py_ssize_t i, j, v, c, w = column * self.step_w + taps.left
-        cdef const real* b
-        s.pixel, s.W = self.C, self.W
+        cdef DepthwisePatch s
+        cdef Py_ssize_t last = min(end, phase.rows), rows
+        s.pixel, s.W, s.left = self.C, self.W, taps.left
         if self.copies:  # and padded: columns count from the copy's first
-            s.pixel, s.W, w = self.pixel, self.line // self.pixel, w - self.left
-        # Phases read the same.
-        s.ahead = 0 if p else self.strip_ahead(column, columns, self.strip_rows, s.W, s.pixel)
+            s.pixel, s.W, s.left = self.pixel, self.line // self.pixel, taps.left - self.left
         s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
         s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
-        for i in range((rows - 1) * self.step_h + taps.rows):
-            s.row[i] = row[i]
-        y += (((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels
-              + column * s.y_step)
-        for v in range(self.vectors):
-            c = vector_place(v, self.channels)
-            b = packed + v * (1 + self.taps) * VL
-            # dx of strides writes more than it reads: ask for what the next columns write.
-            for i in range(rows if self.stride_h > 1 and not self.streams else 0):
-                for j in range(columns):
-                    prefetch_to_write(y + i * s.y_row + columns * s.y_step + (v * columns + j) * VL)
-            depthwise_strip_of(rows, taps.strip, &s, c, w, columns, b, b + (1 + taps.first) * VL, y + c)
+        s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL
+        s.taps = (1 + taps.first) * VL
+        s.width = phase.columns if p == 0 and not self.copies and self.far() else 0
+        # Pixels between which others lie, the hardware does not see coming.
+        s.y_ahead = 0
+        if (self.phase_count > 1 and not self.streams and
+                self.N * self.TH * self.TW * s.channels * <Py_ssize_t> sizeof(real) > WRITTEN_BYTES):
+            s.y_ahead = 2 * PATCH_COLUMNS * s.y_step
+        while q < last:
+            rows = rows_of_tile(last - q, PATCH_ROWS if self.step_h == 1 else 2)
+            s.row = row + q * self.step_h + taps.top - self.top
+            s.down = rows * self.step_h * self.W * self.C
+            depthwise_patches_of(
+                rows, taps.patch, &s, column, min(end_column, phase.columns), packed,
+                y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels)
+            q += rows

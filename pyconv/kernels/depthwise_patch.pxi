@@ -1,0 +1,202 @@
+# Depthwise y and dx: the tile for common filters, a patch of 4 rows x 4 columns in all channels.
+#
+# One vector of channels comes after the other, so that the pixels are read from end to end, which the
+# hardware sees and runs ahead of. Each vector of x is loaded once for all sums that it goes into: for
+# 3x3 taps that is 6 x 6 loads of x and 4 x 9 of weights for 9 x 16 products. From memory the hardware
+# does not come fast enough: there a patch fetches what the patch after the next will read.
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)   /* so that GCC does not load it again for each product */
+    #if defined(__AVX512F__)
+    #define KEEP(v) __asm__("" : "+v" (v))
+    #else
+    #define KEEP(v) __asm__("" : "+x" (v))
+    #endif
+    #else
+    #define KEEP(v) (void) 0
+    #endif
+
+    /* An address that is computed here: GCC would compute all of a tile before, and spill them. */
+    #define PATCH_HERE(p) __asm__("" : "+r" (p))
+
+    #if defined(__AVX512F__)
+    #define PATCH_ROWS 4    /* x 4 columns: 16 sums, at most 8 of x, 1 of weights in 32 registers */
+    #else
+    #define PATCH_ROWS 2    /* 8 sums, 7 of x, 1 of weights in 16 */
+    #endif
+    #define PATCH_COLUMNS 4
+
+    typedef struct {
+        const real* const* row;    /* of the input: those that the taps of the outputs reach */
+        const real* zeros;         /* a pixel; what columns outside 0 .. W - 1 hold */
+        Py_ssize_t W, pixel, left; /* input columns, what lies between them, and the first of output 0 */
+        Py_ssize_t y_row, y_step;  /* between outputs */
+        Py_ssize_t channels, vectors;
+        Py_ssize_t record, taps;   /* between the weights of vectors; to those of the first tap */
+        Py_ssize_t down, width;    /* to the input's next rows; outputs in a row, or 0 not to fetch */
+        Py_ssize_t y_ahead;        /* from outputs to those that are fetched meanwhile, or 0 */
+        int streams, relu;         /* streams: past the caches */
+    } depthwise_patch;
+
+    /* The first channel of vector v. The last vector is moved back rather than cut. */
+    #define PATCH_CHANNEL(s, v) ((v) * VL < (s)->channels - VL ? (v) * VL : (s)->channels - VL)
+
+    /* From what a patch at `column` of `width` reads to what the one after the next will; at the end of
+       the rows, what the first ones of those `down` will. */
+    static inline Py_ssize_t patch_ahead(Py_ssize_t width, Py_ssize_t column, Py_ssize_t across,
+                                         Py_ssize_t down) {
+        const Py_ssize_t reach = 2 * PATCH_COLUMNS;
+        return column + reach < width ? reach * across
+            : down - (width > reach ? width - reach : 0) * across;
+    }
+    /* Of the last `rows` of `height` rows the columns that a patch does not share with the next one. */
+    #define PATCH_FETCH(rows, height, columns) { \\
+        _Pragma("GCC unroll 8") \\
+        for (int i = (height) - (rows) > 0 ? (height) - (rows) : 0; i < (height); i++) { \\
+            Py_ssize_t p = at + ahead; \\
+            _Pragma("GCC unroll 8") \\
+            for (int j = 0; j < (columns); j++, p += s->pixel) { \\
+                PATCH_HERE(p); \\
+                prefetch_later(row[i] + p); \\
+            } \\
+        } \\
+    }
+
+    /* y = b + sum over columns of taps, then rows of taps, of x * w, from output `column` on. Only at an
+       `edge` do its taps leave the image. In C, because GCC unrolls Cython's loops only in part, and
+       sums that it indexes do not stay in registers. */
+    static inline __attribute__((always_inline)) void depthwise_patch_tile(
+            const int R, const int J, const int edge, const int KH, const int KW, const int step,
+            const depthwise_patch* s, const real* const* row, Py_ssize_t column, const real* weights,
+            real* y) {
+        const int height = (R - 1) * step + KH, width = (J - 1) * step + KW;
+        const Py_ssize_t w = column * step + s->left;
+        const Py_ssize_t ahead = patch_ahead(s->width, column, step * s->pixel, s->down);
+        y += column * s->y_step;
+        for (Py_ssize_t v = 0; v < s->vectors; v++) {
+            const Py_ssize_t c = PATCH_CHANNEL(s, v);
+            const vec bias = *(const vec*) (weights + v * s->record);
+            const real* tap = weights + v * s->record + s->taps;
+            Py_ssize_t at = c + w * s->pixel;
+            vec acc[4][PATCH_COLUMNS];
+            _Pragma("GCC unroll 4")
+            for (int r = 0; r < R; r++)
+                _Pragma("GCC unroll 4")
+                for (int j = 0; j < J; j++) acc[r][j] = bias;
+            PATCH_HERE(tap);
+            if (s->width) PATCH_FETCH(R * step, height, J * step)
+            _Pragma("GCC unroll 16")
+            for (int j = 0; j < width; j++, at += s->pixel) {
+                const int inside = !edge || (size_t) (w + j) < (size_t) s->W;
+                vec x[8];
+                PATCH_HERE(at);
+                _Pragma("GCC unroll 8")
+                for (int i = 0; i < height; i++) {
+                    x[i] = *(const vec*) (inside ? row[i] + at : s->zeros + c);
+                    KEEP(x[i]);
+                }
+                _Pragma("GCC unroll 4")
+                for (int q = 0; q < J; q++) {
+                    const int kw = j - step * q;
+                    _Pragma("GCC unroll 5")
+                    for (int kh = 0; kh < KH; kh++) {
+                        if (kw < 0 || kw >= KW) continue;
+                        vec k = *(const vec*) (tap + (kw * KH + kh) * VL);
+                        KEEP(k);
+                        _Pragma("GCC unroll 4")
+                        for (int r = 0; r < R; r++) acc[r][q] += k * x[kh + step * r];
+                    }
+                }
+            }
+            if (s->relu)
+                _Pragma("GCC unroll 4")
+                for (int r = 0; r < R; r++)
+                    _Pragma("GCC unroll 4")
+                    for (int j = 0; j < J; j++) acc[r][j] = vec_relu(acc[r][j]);
+            #define PATCH_STORE(past) { \\
+                real* to = y + c; \\
+                _Pragma("GCC unroll 4") \\
+                for (int j = 0; j < J; j++, to += s->y_step) { \\
+                    PATCH_HERE(to); \\
+                    _Pragma("GCC unroll 4") \\
+                    for (int r = 0; r < R; r++) store_line(to + r * s->y_row, acc[r][j], past); \\
+                } \\
+            }
+            if (s->y_ahead)
+                _Pragma("GCC unroll 4")
+                for (int j = 0; j < J; j++)
+                    _Pragma("GCC unroll 4")
+                    for (int r = 0; r < R; r++)
+                        prefetch_later(y + c + s->y_ahead + j * s->y_step + r * s->y_row);
+            if (s->streams) PATCH_STORE(1) else PATCH_STORE(0)
+            #undef PATCH_STORE
+        }
+    }
+
+    /* Whether taps of outputs from `column` on leave the image. */
+    static inline int patch_at_edge(const depthwise_patch* s, Py_ssize_t column, Py_ssize_t columns,
+                                    Py_ssize_t KW, Py_ssize_t step) {
+        const Py_ssize_t w = column * step + s->left;
+        return w < 0 || w + (columns - 1) * step + KW > s->W;
+    }
+
+    /* Outputs `column` to `end` of R rows; if it can be, the last patch is moved back, not cut. */
+    static inline __attribute__((always_inline)) void depthwise_patches(
+            const int R, const int KH, const int KW, const int step, const depthwise_patch* of,
+            Py_ssize_t column, Py_ssize_t end, const real* weights, real* y) {
+        const depthwise_patch s = *of;  /* which no store to y can change */
+        const real* row[8];
+        _Pragma("GCC unroll 8")
+        for (int i = 0; i < (R - 1) * step + KH; i++) row[i] = s.row[i];
+        while (column < end) {
+            if (end - column == 1 || end < PATCH_COLUMNS) {
+                depthwise_patch_tile(R, 1, 1, KH, KW, step, &s, row, column, weights, y);
+                column++;
+                continue;
+            }
+            if (column > end - PATCH_COLUMNS) column = end - PATCH_COLUMNS;
+            if (patch_at_edge(&s, column, PATCH_COLUMNS, KW, step))
+                depthwise_patch_tile(R, PATCH_COLUMNS, 1, KH, KW, step, &s, row, column, weights, y);
+            else
+                depthwise_patch_tile(R, PATCH_COLUMNS, 0, KH, KW, step, &s, row, column, weights, y);
+            column += PATCH_COLUMNS;
+        }
+    }
+
+    #define PATCH_SHAPE(KH, KW, step) (100 * (KH) + 10 * (KW) + (step))
+    #define PATCHES(R, KH, KW, step) case 1000 * R + PATCH_SHAPE(KH, KW, step): \\
+        depthwise_patches(R, KH, KW, step, s, column, end, weights, y); \\
+        return
+    #define PATCHES_2(KH, KW, step) PATCHES(1, KH, KW, step); PATCHES(2, KH, KW, step)
+    #if PATCH_ROWS == 4
+    #define PATCHES_4(KH, KW) PATCHES_2(KH, KW, 1); PATCHES(4, KH, KW, 1)
+    #else
+    #define PATCHES_4(KH, KW) PATCHES_2(KH, KW, 1)
+    #endif
+    /* The same of 1 or 2 rows or, at step 1, PATCH_ROWS, for the shapes that are known. */
+    static __attribute__((noinline)) void depthwise_patches_of(
+            Py_ssize_t rows, Py_ssize_t shape, const depthwise_patch* s, Py_ssize_t column,
+            Py_ssize_t end, const real* weights, real* y) {
+        switch (1000 * rows + shape) {
+            PATCHES_2(3, 3, 2); PATCHES_2(5, 5, 2); PATCHES_4(3, 3); PATCHES_4(5, 5);
+            PATCHES_4(1, 1); PATCHES_4(1, 2); PATCHES_4(2, 1); PATCHES_4(2, 2);  /* dx of 3x3, step 2 */
+            PATCHES_4(2, 3); PATCHES_4(3, 2);  /* and of 5x5 */
+            PATCHES_4(1, 3); PATCHES_4(3, 1);
+        }
+    }
+    static int depthwise_patch_is_known(Py_ssize_t KH, Py_ssize_t KW, Py_ssize_t step) {
+        return step == 1 ? (KH == 5 && KW == 5) || (1 <= KH && KH <= 3 && 1 <= KW && KW <= 3)
+                         : step == 2 && KH == KW && (KH == 3 || KH == 5);
+    }
+    """
+    const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS
+    ctypedef struct DepthwisePatch "depthwise_patch":
+        const real** row
+        const real* zeros
+        Py_ssize_t W, pixel, left, y_row, y_step, channels, vectors, record, taps, down, width, y_ahead
+        bint streams, relu
+    void depthwise_patches_of(
+        Py_ssize_t rows, Py_ssize_t shape, const DepthwisePatch* s, Py_ssize_t column, Py_ssize_t end,
+        const real* weights, real* y) noexcept nogil
+    bint depthwise_patch_is_known(Py_ssize_t KH, Py_ssize_t KW, Py_ssize_t step) noexcept nogil
