@@ -69,8 +69,8 @@ cdef class _Block:
 
     def __cinit__(self, Py_ssize_t size):
         cdef int i, best = -1
-        for i in range(count):
-            if size <= kept[i].size <= 2 * size and (best < 0 or kept[i].size < kept[best].size):
+        for i in range(count):  # of equal ones the last, which the caches may hold
+            if size <= kept[i].size <= 2 * size and (best < 0 or kept[i].size <= kept[best].size):
                 best = i
         if best >= 0:
             self.memory = taken(best)

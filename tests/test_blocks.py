@@ -31,13 +31,20 @@ def nothing_waits():
 def test_memory_is_used_again():
     memory = block(SIZE)
     first = place(memory)
-    assert first % 64 == 0
+    assert first % 4096 == 0
     assert waiting() == (0, 0)
     del memory
     assert waiting() == (1, SIZE)
     memory = block(SIZE // 2)
     assert place(memory) == first
     assert waiting() == (0, 0)
+
+
+def test_of_equal_blocks_the_last_is_used_again():
+    older, newer = block(SIZE), block(SIZE)
+    first = place(newer)
+    del older, newer
+    assert place(block(SIZE)) == first
 
 
 @pytest.mark.parametrize("size", [SIZE + 1, SIZE // 2 - 1])
