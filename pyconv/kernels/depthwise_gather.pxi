@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef Py_ssize_t patch_of(list taps, step) except -1:
-    """The shape of the taps of a phase, if `depthwise_patch_of` knows it, or 0."""
+    """The shape of the taps of a phase, if `depthwise_patches_of` knows it, or 0."""
     rows, columns = sorted({h for h, _, _ in taps}), sorted({w for _, w, _ in taps})
     KH, KW = len(rows), len(columns)
     if (step[0] == step[1] and KH and rows[KH - 1] - rows[0] == KH - 1

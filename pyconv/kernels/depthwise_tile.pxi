@@ -19,7 +19,7 @@ cdef extern from *:
         Py_ssize_t down, across;    /* rows of the input between rows of taps, and the same of columns */
         Py_ssize_t top, left;       /* the first tap */
         Py_ssize_t first;           /* of the taps of all phases */
-        Py_ssize_t patch;           /* their shape, if `depthwise_patch_of` knows it, or 0 */
+        Py_ssize_t patch;           /* their shape, if `depthwise_patches_of` knows it, or 0 */
         Py_ssize_t classes, least, more, apart;  /* `least` rows of taps a class; one `more` in some */
         Py_ssize_t down_class;      /* rows of the input between the rows of taps of a class */
         Py_ssize_t* offset;         /* of each column of taps, in the input that is read */
