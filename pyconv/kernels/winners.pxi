@@ -7,7 +7,8 @@
 #
 # What a winner adds to dx lies partly over what the one before it has just written. A load of parts of
 # two stores waits until both are in the cache, which takes longer than all the rest. So a few copies of
-# dx take turns, and are added up at the end.
+# dx take turns, and are added up at the end. Where many winners see a small image, x and dx are unfolded
+# instead: each window has runs of its own, which begin at lines of the cache and lie over no others.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
@@ -158,6 +159,7 @@ cdef inline inlined winners_back_tile(
     """
     cdef vec[12 * 8] kept
     cdef vec[2 * 8] a
+    cdef real* window
     cdef vec* to
     cdef Py_ssize_t r, v, i
     cdef Py_ssize_t nv = units * LANE_VECTORS
@@ -169,9 +171,10 @@ cdef inline inlined winners_back_tile(
             a[v] = vec_set(winners[i].value)
             if v >= nv - LANE_VECTORS:  # behind the run w is 0, but infinity * 0 is NaN
                 a[v] = first_lanes(a[v], lanes - v * VL)
+        window = dx + (i & (copies - 1)) * copy + winners[i].at
         for r in range(rows):
             for v in range(nv):
-                to = <vec*> (dx + (i & (copies - 1)) * copy + winners[i].at + r * line + v * VL)
+                to = <vec*> (window + r * line + v * VL)
                 to[0] = to[0] + kept[r * nv + v] * a[v]
 
 
@@ -239,15 +242,19 @@ cdef class WinnerSums:
         Of the pool, (h, w).
     """
     cdef Py_ssize_t N, H, W, C, KH, KW, K, OH, OW, top, left
-    cdef Py_ssize_t run, padded_run, padded_w, line, height  # of the padded input
+    cdef Py_ssize_t run, padded_run, padded_w, padded_line, height  # of the padded input
+    cdef Py_ssize_t step                    # its columns from one window to the next
+    cdef bint unfolded
+    cdef Py_ssize_t line                    # numbers of a row, unfolded or not
     cdef Py_ssize_t image, copies           # numbers of x, and of each copy of dx; how many copies
     cdef Py_ssize_t parts, size, band, slot
     cdef int32_t* places                    # `at` of an output; something for -1, too
+    cdef int32_t* holders                   # of a column: first and last + 1 of the runs that hold it
     cdef Workspace tables, scratch, partials, turned
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple before, tuple window,
                  tuple pool_stride):
-        cdef Py_ssize_t h, j, rows
+        cdef Py_ssize_t h, j, rows, pitch, outputs = z[1] * z[2]
         self.N, self.H, self.W, self.C = x
         self.KH, self.KW, _, self.K = w
         self.OH, self.OW = y[1:3]
@@ -255,11 +262,19 @@ cdef class WinnerSums:
         self.run = self.KW * self.C
         self.padded_run = (self.run + UNIT - 1) // UNIT * UNIT
         self.padded_w = (z[2] - 1) * stride[1] + self.KW
-        self.line = (self.padded_w * self.C + UNIT - 1) // UNIT * UNIT
+        self.padded_line = (self.padded_w * self.C + UNIT - 1) // UNIT * UNIT
         self.height = (z[1] - 1) * stride[0] + self.KH
+        self.step = stride[1]
+        # A run that mostly crosses lines of the cache is worth the copy if many winners read it.
+        self.unfolded = (
+            self.run > UNIT // 2 and self.step <= self.KW
+            and self.K * self.OH * self.OW * self.KH >= 4 * self.height * z[2]
+            and self.height * z[2] * self.padded_run * <Py_ssize_t> sizeof(real) <= WINNER_BYTES)
+        pitch = self.padded_run if self.unfolded else self.step * self.C
+        self.line = z[2] * pitch if self.unfolded else self.padded_line
         self.image = self.height * self.line + UNIT
         rows = self.KH * self.padded_run // UNIT
-        self.copies = 4 if rows <= 12 else 2 if rows <= 24 else 1
+        self.copies = 1 if self.unfolded or rows > 24 else 2 if rows > 12 else 4
         self.parts = max(1, min(ITEMS, self.N))
         self.size = self.K * self.KH * self.padded_run + (self.K + UNIT - 1) // UNIT * UNIT
         # A band is as many pooled rows as see what stays in L1.
@@ -274,11 +289,16 @@ cdef class WinnerSums:
         ) // UNIT * UNIT
         self.tables, self.scratch = Workspace(), Workspace()
         self.partials, self.turned = Workspace(), Workspace()
-        self.places = <int32_t*> self.tables.take(UNIT + z[1] * z[2]) + UNIT
+        self.places = <int32_t*> self.tables.take(UNIT + outputs + 2 * self.W) + UNIT
+        self.holders = self.places + outputs
+        for j in range(self.W):
+            h = j + self.left
+            self.holders[2 * j] = max(0, h - self.KW + self.step) // self.step
+            self.holders[2 * j + 1] = min(z[2], h // self.step + 1)
         (self.places - 1)[0] = 0
         for h in range(z[1]):
             for j in range(z[2]):
-                self.places[h * z[2] + j] = h * stride[0] * self.line + j * stride[1] * self.C
+                self.places[h * z[2] + j] = h * stride[0] * self.line + j * pitch
 
     cdef run_all(self, const real* dy, const int32_t* indices, const real* x, const real* w, real* dx,
                  real* dw, real* db, int num_threads):
@@ -338,7 +358,10 @@ cdef class WinnerSums:
         cdef real* db = sums + self.K * self.KH * self.padded_run
         memset(sums, 0, self.size * sizeof(real))
         for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
-            if want_sums:
+            if want_sums and self.unfolded:
+                self.pad_image(x + n * size, copies)
+                self.unfold(copies, scratch)
+            elif want_sums:
                 self.pad_image(x + n * size, scratch)
             if dx != NULL:
                 memset(copies, 0, self.copies * self.image * sizeof(real))
@@ -356,7 +379,9 @@ cdef class WinnerSums:
                     if dx != NULL:
                         self.spread_winners(winners, count, wt + k * self.KH * self.padded_run, copies)
                 p += self.band
-            if dx != NULL:
+            if dx != NULL and self.unfolded:
+                self.fold(copies, dx + n * size)
+            elif dx != NULL:
                 self.join_copies(copies, dx + n * size)
 
     cdef void pad_image(self, const real* x, real* to) noexcept nogil:
@@ -365,9 +390,19 @@ cdef class WinnerSums:
         for h in range(self.height):
             pad_rows(x, self.H, self.W, self.C, to, self.padded_w, self.C, h - self.top, -self.left, 1,
                      self.C)
-            memset(to + used, 0, (self.line - used) * sizeof(real))
-            to += self.line
+            memset(to + used, 0, (self.padded_line - used) * sizeof(real))
+            to += self.padded_line
         memset(to, 0, UNIT * sizeof(real))
+
+    cdef void unfold(self, const real* x, real* to) noexcept nogil:
+        """Of each row of the padded image, the run of each window, one behind the other."""
+        cdef Py_ssize_t h, j, v
+        for h in range(self.height):
+            for j in range(self.line // self.padded_run):
+                for v in range(self.padded_run // VL):
+                    (<vec*> (to + v * VL))[0] = (<const vec*> (x + j * self.step * self.C + v * VL))[0]
+                to += self.padded_run
+            x += self.padded_line
 
     cdef Py_ssize_t list_winners(self, const real* dy, const int32_t* indices, Py_ssize_t outputs,
                                  Winner* winners, const real* ahead,
@@ -441,6 +476,24 @@ cdef class WinnerSums:
             memset(dx + inside, 0, (self.W * self.C - inside) * sizeof(real))
             copies += self.line
             dx += self.W * self.C
+
+    cdef void fold(self, const real* runs, real* dx) noexcept nogil:
+        """dx of an image: each pixel the sum of all runs that hold it."""
+        cdef Py_ssize_t h, w, c, i, j, end, next = self.padded_run - self.step * self.C
+        cdef const real* pixel
+        cdef vec total
+        for h in range(self.top, self.top + self.H):
+            for w in range(self.W):
+                j, end = self.holders[2 * w], self.holders[2 * w + 1] if h < self.height else 0
+                pixel = runs + h * self.line + (w + self.left) * self.C + j * next
+                c = 0
+                while c < self.C:
+                    total = vec_set(0)
+                    for i in range(end - j):
+                        total = total + (<const vec*> (pixel + i * next + c))[0]
+                    store_part(dx + c, total, self.C - c)
+                    c += VL
+                dx += self.C
 
     cdef void add_parts(self, real* sums, real* dw, real* db, Py_ssize_t item) noexcept nogil:
         """Parts in their order, added to the first; dw back into HWIO, some channels at a time."""
