@@ -41,6 +41,8 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # nor does vec.pxi fuse any itself, so that all variants and batches keep the same bits.
 CHECKED = ["-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-DUNFUSED"]
 OPTIMISE_GCC = ["--param=max-completely-peeled-insns=2000", "--param=max-completely-peel-times=40"]
+# GNU's linker and LLVM's; a compiler whose OpenMP is not libgomp refuses it, or has no such calls.
+WRAP_PARALLEL = "-Wl,--wrap=GOMP_parallel"  # see kernels/items.pxi
 DIRECTIVES = {
     "language_level": 3, "binding": False, "embedsignature": True, "cdivision": True,
     "boundscheck": DEBUG, "wraparound": False, "initializedcheck": DEBUG,
@@ -69,11 +71,15 @@ class BuildKernels(build_ext):
         if DEBUG or SANITIZE:
             flags = CHECKED
         both = ["-fopenmp"] if self._has_openmp() else []  # for compiler and linker
+        wrap = both and self._accepts(WRAP_PARALLEL, link=True)
         if SANITIZE:
             both += SANITIZERS
         for ext in self.extensions:
             ext.extra_compile_args = flags + both + ext.extra_compile_args
             ext.extra_link_args = both + ext.extra_link_args
+            if wrap and "_kernels" in ext.name:
+                ext.define_macros.append(("WRAP_PARALLEL", None))
+                ext.extra_link_args.append(WRAP_PARALLEL)
         super().build_extensions()
 
     def _has_openmp(self) -> bool:

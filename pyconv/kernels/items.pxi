@@ -5,6 +5,9 @@
 # is dynamic all the same: a thread whose share is done takes items of the others, so that a disturbed
 # core does not double the time.
 #
+# A region of one thread begins no team. libgomp would make one and, at its end, ask the system to wake
+# whoever waits for it: 0.35 us a region, and a fifth of the time of one image of `zoo.lenet5`.
+#
 # `pyconv bench threads` predicts many threads from the time of every item on one. A driver calls
 # `region_starts` before a prange and `item_ends` behind each item; nothing is written unless
 # `record_items` gave an array.
@@ -19,6 +22,17 @@ cdef enum:
     SHARES = 64             # threads beyond these begin with the share of another
 
 cdef extern from *:
+    """
+    #ifdef WRAP_PARALLEL    /* setup.py: for the compiler's calls the linker takes the second of these */
+    #include <omp.h>
+    void __real_GOMP_parallel(void (*region)(void*), void* data, unsigned threads, unsigned flags);
+    __attribute__((visibility("hidden")))
+    void __wrap_GOMP_parallel(void (*region)(void*), void* data, unsigned threads, unsigned flags) {
+        if (threads == 1 && omp_get_level() == 0) region(data);
+        else __real_GOMP_parallel(region, data, threads, flags);
+    }
+    #endif
+    """
     Py_ssize_t fetch_add "__atomic_fetch_add"(Py_ssize_t* place, Py_ssize_t count, int order) nogil
     const int RELAXED "__ATOMIC_RELAXED"
 
