@@ -257,7 +257,7 @@ class TransposedConvolution(Operation):
 class ConvolutionMaxPool(Operation):
     def __init__(
         self, plan: ConvPoolPlan, x: Buffer, w: Buffer, b: Buffer | None, relu: bool, y: Buffer,
-        indices: Buffer, dy: Buffer | None = None, dx: Buffer | None = None,
+        indices: Buffer | None, dy: Buffer | None = None, dx: Buffer | None = None,
         dw: Buffer | None = None, db: Buffer | None = None,
     ) -> None: ...
 

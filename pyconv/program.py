@@ -248,11 +248,11 @@ class Program:
             cached_conv_pool, "convolution", (x.shape, w.shape), stride, padding, dilation, groups,
             window, pool_stride, pool_padding)
         y = self.new(problem.pool.y_shape, wants_grad=True)
-        indices = self.new(y.shape, np.int32)
+        indices = self.new(y.shape, np.int32) if self.training else None
         self.add(
             self.module.ConvolutionMaxPool(
                 self._plan(problem, w), x.buffer, self.constant(w), self.constant(b), relu,
-                y.buffer, indices.buffer, buffer_of(y.grad), buffer_of(x.grad),
+                y.buffer, buffer_of(indices), buffer_of(y.grad), buffer_of(x.grad),
                 self.constant(grads.get("w")), self.constant(grads.get("b"))),
             forward=[x, y, indices, *_values(w, b)], backward=[x, indices, y.grad, x.grad])
         return y

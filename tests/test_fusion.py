@@ -104,6 +104,20 @@ def test_predictions(layer, relu, pool, dtype, isa, direct, rng):
     assert np.all(abs(one.astype(float) - other) <= np.finfo(dtype).eps * bound)
 
 
+@pytest.mark.parametrize("pool", [2, 3, 4, 8])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("filters, kernel", [(3, 5), (6, 5), (8, 3), (16, 3), (40, 3), (24, 2)])
+def test_a_prediction_needs_no_places(filters, kernel, relu, pool, dtype, isa, rng):
+    """Outputs of a fused max pool are those of a training pass, which keeps where they were."""
+    layer = Conv2D(filters, kernel, padding="same", activation="relu" if relu else None)
+    model = Sequential([layer, MaxPooling2D(pool)], input_shape=(28, 26, 2), seed=1, dtype=dtype)
+    model.parameters[:] = rng.integers(-2, 3, len(model.parameters))
+    x = rng.integers(-3, 4, (3, *model.input_shape)).astype(dtype)
+    assert_array_equal(model.predict(x), model.forward(x, training=True))
+    x[1, 9, 11, 0], x[2, 3, 4, 1] = np.nan, np.inf
+    assert_array_equal(model.predict(x), model.forward(x, training=True))
+
+
 def test_what_is_written_to_weights_is_seen(rng):
     fused, apart = twins(zoo.resnet20(3, (8, 8, 3)).layers, (8, 8, 3), "float64")
     x = trained([fused], rng, steps=2)

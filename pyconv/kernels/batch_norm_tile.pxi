@@ -12,15 +12,10 @@ cdef extern from *:
     static inline void store_first(real* p, vec a, Py_ssize_t count) {
         for (Py_ssize_t l = 0; l < count; l++) p[l] = a[l];
     }
-    /* dy where y is above 0 or NaN. */
-    static inline __attribute__((always_inline)) vec vec_gate(vec dy, vec y) {
-        return (vec) ((ivec) dy & ~(ivec) (y <= (vec) {0}));
-    }
     """
     const Py_ssize_t SUM_VECTORS
     vec load_first(const real* p, Py_ssize_t count) noexcept nogil
     void store_first(real* p, vec a, Py_ssize_t count) noexcept nogil
-    vec vec_gate(vec dy, vec y) noexcept nogil
 
 cdef enum:
     # Where a ReLU's mask comes from

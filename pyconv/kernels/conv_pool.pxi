@@ -1,4 +1,5 @@
-# Convolution, bias, ReLU and max pooling as one: only the winners and their places are kept.
+# Convolution, bias, ReLU and max pooling as one: only the winners and, unless `indices` is NULL, their
+# places are kept.
 #
 # A work item computes the convolution's rows that a band of pooled rows needs, in its thread's
 # workspace, and pools them there. Where F(4x4, 3x3) computes the convolution, which knows tiles and no
@@ -14,19 +15,26 @@ from libc.string cimport memcpy, memset
 cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil:
     """ReLU of pooled outputs; where it cuts, there is no winner. NaN stays."""
     cdef Py_ssize_t i
+    if indices != NULL:
+        for i in range(count):
+            indices[i] = -1 if y[i] <= 0 else indices[i]
     for i in range(count):
-        indices[i] = -1 if y[i] <= 0 else indices[i]
         y[i] = 0 if y[i] <= 0 else y[i]
 
 
-cdef inline inlined max_planes(
-    const Py_ssize_t nk, const Py_ssize_t pixels, Py_ssize_t rows, const real* z, Py_ssize_t plane,
-    Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row, ivec more,
-    vec* best, ivec* where, Py_ssize_t step,
-) noexcept nogil:
-    """Maxima of a vector of windows of rows x pixels, in `nk` planes, and their places. No NaN.
+cdef inline int32_t* places_at(int32_t* indices, Py_ssize_t place) noexcept nogil:
+    return NULL if indices == NULL else indices + place
 
-    A place is 1 more a pixel, and `more` is added to all; `step` lies between the planes' results.
+
+cdef inline inlined max_planes(
+    const Py_ssize_t nk, const Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows,
+    const real* z, Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place,
+    Py_ssize_t place_row, ivec more, vec* best, ivec* where, Py_ssize_t step,
+) noexcept nogil:
+    """Maxima of a vector of windows of rows x pixels, in `nk` planes, and their `places`. No NaN.
+
+    A place is 1 more a pixel, and `more` is added to all; `step` lies between the planes' results. If
+    places are not wanted, `relu` is applied at once.
     """
     cdef vec[4] m
     cdef ivec[4] at
@@ -43,23 +51,51 @@ cdef inline inlined max_planes(
                 take_greater((<const vec*> (z + k * plane + i * pixel + h * line))[0], here, &m[k],
                              &at[k])
     for k in range(nk):
-        best[k * step], where[k * step] = m[k], at[k] + more
+        if places:
+            where[k * step] = at[k] + more
+        elif relu:
+            m[k] = vec_gate(m[k], m[k])
+        best[k * step] = m[k]
 
 
 cdef inline inlined max_planes_of(
-    const Py_ssize_t nk, Py_ssize_t pixels, Py_ssize_t rows, const real* z, Py_ssize_t plane,
-    Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row, ivec more,
-    vec* best, ivec* where, Py_ssize_t step,
+    const Py_ssize_t nk, Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows, const real* z,
+    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row,
+    ivec more, vec* best, ivec* where, Py_ssize_t step,
 ) noexcept nogil:
     """`max_planes` of 1, 2 or 4 pixels."""
     if pixels == 4:
-        max_planes(nk, 4, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+        max_planes(nk, 4, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+                   where, step)
     elif pixels == rows == 2:
-        max_planes(nk, 2, 2, z, plane, pixel, line, place, place_row, more, best, where, step)
+        max_planes(nk, 2, places, relu, 2, z, plane, pixel, line, place, place_row, more, best,
+                   where, step)
     elif pixels == 2:
-        max_planes(nk, 2, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+        max_planes(nk, 2, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+                   where, step)
     else:
-        max_planes(nk, 1, rows, z, plane, pixel, line, place, place_row, more, best, where, step)
+        max_planes(nk, 1, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+                   where, step)
+
+
+cdef inline inlined max_all_planes(
+    Py_ssize_t planes, Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows, const real* z,
+    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row,
+    ivec more, vec* best, ivec* where, Py_ssize_t step,
+) noexcept nogil:
+    """`max_planes` of any number of planes: 4 at a time, whose comparisons need not wait."""
+    cdef Py_ssize_t k = 0
+    while k + 4 <= planes:
+        max_planes_of(4, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+                      place_row, more, best + k * step, where + k * step, step)
+        k += 4
+    if k + 2 <= planes:
+        max_planes_of(2, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+                      place_row, more, best + k * step, where + k * step, step)
+        k += 2
+    if k < planes:
+        max_planes_of(1, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+                      place_row, more, best + k * step, where + k * step, step)
 
 
 cdef void join_short_row(
@@ -178,6 +214,7 @@ cdef class ConvPoolPlan:
 
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
+        """`forward`; without places where `indices` is NULL."""
         if self.conv.winograd_y or self.conv.lined_y or self.conv.few_y and self.line is None:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
         elif not (self.line is not None and self.run_line(x, w, b, relu, y, indices, num_threads)):
@@ -202,7 +239,7 @@ cdef class ConvPoolPlan:
         cdef Py_ssize_t row = item * self.g.OW * self.K
         max_image_row(&self.g, z, y, indices, item, scratch)
         if relu:
-            cut_losers(y + row, indices + row, self.g.OW * self.K)
+            cut_losers(y + row, places_at(indices, row), self.g.OW * self.K)
 
     cdef run_fused(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
@@ -256,14 +293,12 @@ cdef class ConvPoolPlan:
             q += self.line.band
         for p in range(first, end):
             at = (n * g.OH + p) * g.OW * self.K
-            self.max_line_row(z - q0 * self.line.v_row, y + at, indices + at, p,
+            self.max_line_row(z - q0 * self.line.v_row, relu, y + at, places_at(indices, at), p,
                               <char*> (z + (TILE * self.K + VL) * self.line_plane))
-            if relu:
-                cut_losers(y + at, indices + at, g.OW * self.K)
 
-    cdef void max_line_row(self, const real* z, real* y, int32_t* indices, Py_ssize_t p,
+    cdef void max_line_row(self, const real* z, bint relu, real* y, int32_t* indices, Py_ssize_t p,
                            char* scratch) noexcept nogil:
-        """One row of outputs from planes of quads: down the columns, then as `max_row`.
+        """One row of outputs from planes of quads: down the columns, then as `max_row`; ReLU if `relu`.
 
         `inner` pixels of a quad that belong to the same window become one before that. NaN can only
         come from the bias, and then is everywhere: so it need not be looked for.
@@ -271,13 +306,14 @@ cdef class ConvPoolPlan:
         cdef Row row = row_in(&self.g, scratch)
         cdef Span rows = rows_of(&self.g, p)
         cdef Py_ssize_t vectors = (self.line.v_row + VL - 1) // VL
-        cdef Py_ssize_t planes = TILE // self.inner * self.K, v, o, k, nk, at
+        cdef Py_ssize_t planes = TILE // self.inner * self.K, v, o, at
         cdef Py_ssize_t line = self.line.v_row, place = rows.start * self.g.W
         cdef vec* best = <vec*> (scratch + max_scratch(&self.g))
         cdef ivec* where = <ivec*> (best + (planes + VL) * vectors)
         # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
         cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
         cdef Py_ssize_t pixel = self.K * self.line_plane
+        cdef bint places = counted or indices != NULL
         cdef const real* from_z
         cdef ivec more
         cdef vec ignored = vec_set(0)
@@ -285,38 +321,37 @@ cdef class ConvPoolPlan:
         for v in range(vectors):
             more = (ivec_set(v * VL) + lane_numbers()) * ivec_set(TILE - counted * TILE // self.inner)
             for o in range(TILE // self.inner):
-                k = 0
-                while k < self.K:
-                    nk = 4 if self.K - k >= 4 else 2 if self.K - k >= 2 else 1
-                    from_z = z + o * self.inner * pixel + k * self.line_plane + v * VL
-                    at = (o * self.K + k) * vectors + v
-                    if nk == 4:
-                        max_planes_of(4, self.inner, rows.count, from_z, self.line_plane, pixel, line,
-                                      place + o * (self.inner - counted), self.g.W, more, best + at,
-                                      where + at, vectors)
-                    elif nk == 2:
-                        max_planes_of(2, self.inner, rows.count, from_z, self.line_plane, pixel, line,
-                                      place + o * (self.inner - counted), self.g.W, more, best + at,
-                                      where + at, vectors)
-                    else:
-                        max_planes_of(1, self.inner, rows.count, from_z, self.line_plane, pixel, line,
-                                      place + o * (self.inner - counted), self.g.W, more, best + at,
-                                      where + at, vectors)
-                    k += nk
+                from_z = z + o * self.inner * pixel + v * VL
+                at = o * self.K * vectors + v
+                if places:
+                    max_all_planes(
+                        self.K, self.inner, True, False, rows.count, from_z, self.line_plane, pixel,
+                        line, place + o * (self.inner - counted), self.g.W, more, best + at,
+                        where + at, vectors)
+                else:
+                    max_all_planes(
+                        self.K, self.inner, False, relu, rows.count, from_z, self.line_plane, pixel,
+                        line, 0, 0, more, best + at, where + at, vectors)
         if counted:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
             max_across(False, &self.across, &row, y, indices, &ignored)
+            if relu:
+                cut_losers(y, indices, self.g.OW * self.K)
             return
-        if 2 * self.line.quads <= VL:
+        if indices == NULL:
+            join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
+        elif 2 * self.line.quads <= VL:
             join_short_row(<real*> best, <real*> where, VL, self.line.quads, planes, row.y,
                            <real*> row.places)
         else:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.places)
         memcpy(y, row.y, self.g.OW * self.K * sizeof(real))
-        for at in range(self.g.OW * self.K):
+        for at in range(self.g.OW * self.K if indices != NULL else 0):
             indices[at] = <int32_t> row.places[at]
+        if relu and places:
+            cut_losers(y, indices, self.g.OW * self.K)
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
@@ -343,11 +378,11 @@ cdef class ConvPoolPlan:
         for p in range(first, end):
             at = (n * g.OH + p) * g.OW * self.K
             if self.gather.planar:
-                self.max_planar_row(image, y + at, indices + at, p, rest)
+                self.max_planar_row(image, y + at, places_at(indices, at), p, rest)
             else:
-                max_row(g, image, y + at, indices + at, p, rest)
+                max_row(g, image, y + at, places_at(indices, at), p, rest)
             if relu:
-                cut_losers(y + at, indices + at, g.OW * self.K)
+                cut_losers(y + at, places_at(indices, at), g.OW * self.K)
 
     cdef void max_planar_row(self, const real* z, real* y, int32_t* indices, Py_ssize_t p,
                              char* scratch) noexcept nogil:

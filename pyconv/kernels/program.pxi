@@ -104,7 +104,8 @@ cdef class TransposedConvolution(Operation):
 
 
 cdef class ConvolutionMaxPool(Operation):
-    """Convolution, bias, perhaps ReLU, and max pooling; `dx`, `db` and `b` may be None."""
+    """Convolution, bias, perhaps ReLU, and max pooling; `dx`, `db`, `b` and, if there is no way back,
+    `indices` may be None."""
     cdef ConvPoolPlan plan
     cdef Buffer x, w, b, y, indices, dy, dx, dw, db
     cdef bint relu
@@ -117,7 +118,7 @@ cdef class ConvolutionMaxPool(Operation):
 
     cdef int forward(self, int num_threads) except -1:
         self.plan.compute(at(self.x), at(self.w), at(self.b), self.relu, at(self.y),
-                          <int32_t*> self.indices.data, num_threads)
+                          NULL if self.indices is None else <int32_t*> self.indices.data, num_threads)
         return 0
 
     cdef int backward(self, int num_threads) except -1:

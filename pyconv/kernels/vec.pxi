@@ -52,6 +52,10 @@ cdef extern from *:
     static inline __attribute__((always_inline)) vec vec_relu(vec a) {
         return (vec) ((ivec) a & ~(ivec) (a < (vec) {0}));
     }
+    /* dy where y is above 0 or NaN. */
+    static inline __attribute__((always_inline)) vec vec_gate(vec dy, vec y) {
+        return (vec) ((ivec) dy & ~(ivec) (y <= (vec) {0}));
+    }
     static inline __attribute__((always_inline)) vec vec_where(ivec mask, vec a, vec b) {
         return (vec) (((ivec) a & mask) | ((ivec) b & ~mask));
     }
@@ -234,6 +238,7 @@ cdef extern from *:
     vec vec_set(real a) noexcept nogil
     vec add_product(int nv, vec sum, vec a, vec b) noexcept nogil
     vec vec_relu(vec a) noexcept nogil
+    vec vec_gate(vec dy, vec y) noexcept nogil
     vec vec_where(ivec mask, vec a, vec b) noexcept nogil
     ivec ivec_where(ivec mask, ivec a, ivec b) noexcept nogil
     ivec ivec_set(whole a) noexcept nogil
