@@ -15,9 +15,9 @@ Operations on arrays are imported here at once. What stands above them is import
 used, so that ``import pyconv`` costs little more than ``import numpy``.
 """
 
+import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from . import _wait  # noqa: F401  (before libgomp is loaded)
@@ -28,7 +28,8 @@ try:
     from .functional import __all__ as _operations
 except ImportError as error:
     # The command says it in one line, and this is imported before pyconv.cli can catch anything.
-    if Path(sys.argv[0]).stem == "pyconv" or sys.orig_argv[1:3] == ["-m", "pyconv"]:
+    command = os.path.basename(sys.argv[0]).removesuffix(".exe")
+    if command == "pyconv" or sys.orig_argv[1:3] == ["-m", "pyconv"]:
         sys.exit(f"pyconv: error: {error}")
     raise
 

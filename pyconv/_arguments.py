@@ -6,7 +6,6 @@ known one.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -24,6 +23,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     >>> did_you_mean("stride", ["strides", "padding"])
     "did you mean 'strides'? (known: 'strides', 'padding')"
     """
+    import difflib  # here: a good call does not wait for it
+
     by_lower_case = {str(value).lower(): value for value in known}
     if not by_lower_case:
         return "there is none to give"

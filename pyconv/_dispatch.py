@@ -25,6 +25,21 @@ _LEVEL = {"v4": 4, "v3": 3, "baseline": 0}  # best first
 _SUFFIX = {"v4": "_v4", "v3": "_v3", "baseline": ""}
 
 
+class _Modules(dict[str, ModuleType]):
+    """From dtype character to a variant's compiled module; that of float64 when it is first needed."""
+
+    def __init__(self, suffix: str) -> None:
+        # libgomp comes with this one: see _wait.
+        super().__init__(f=import_module(f"._kernels{suffix}", __package__))
+        self.suffix = suffix
+
+    def __missing__(self, dtype: str) -> ModuleType:
+        if dtype != "d":
+            raise KeyError(dtype)
+        self[dtype] = import_module(f"._kernels_f64{self.suffix}", __package__)
+        return self[dtype]
+
+
 class Kernels:
     """The kernel modules of one instruction set, and the plans made with them.
 
@@ -38,12 +53,8 @@ class Kernels:
     """
 
     def __init__(self, isa: str) -> None:
-        suffix = _SUFFIX[isa]
         self.isa = isa
-        self.modules: dict[str, ModuleType] = {
-            "f": import_module(f"._kernels{suffix}", __package__),
-            "d": import_module(f"._kernels_f64{suffix}", __package__),
-        }
+        self.modules: dict[str, ModuleType] = _Modules(_SUFFIX[isa])
         self.plans: dict[Any, list[Any]] = {}
 
 

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ._cpu import openmp_version
 from ._team import spread
@@ -38,15 +37,19 @@ def _from_environment(name: str) -> int | None:
     return int(text)
 
 
+def _read(path: str) -> str:  # without pathlib, which takes as long to import as all of this package
+    with open(path) as file:
+        return file.read()
+
+
 def _cgroup_quota() -> float:
     """CPUs' worth of time that cgroup v2 or v1 grants this process; infinity without a limit."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
     except (OSError, ValueError):
         try:
-            folder = Path("/sys/fs/cgroup/cpu")
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
+            quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip()
+            period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
         except OSError:
             return math.inf
     return math.inf if quota in ("max", "-1") else int(quota) / int(period)

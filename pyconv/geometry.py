@@ -7,7 +7,6 @@ pixels with `before` + `after` of padding has room for
 floor((n + before + after - span) / stride) + 1 windows.
 """
 
-from dataclasses import dataclass
 from operator import index
 from typing import Any
 
@@ -18,43 +17,38 @@ _LARGEST = 2**31 - 1  # of any size, so that products of three still fit in 64 b
 _NAMED = ("valid", "same", "same_lower")
 
 
-@dataclass(frozen=True, eq=False)
-class ConvGeometry:
+class Geometry:
+    """Windows on images: shapes (N, H, W, C), and steps and pads in pixels."""
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], stride: Pair,
+                 dilation: Pair, pads: Pads) -> None:
+        self.x_shape, self.y_shape = x_shape, y_shape
+        self.stride, self.dilation, self.pads = stride, dilation, pads
+
+    out_h = property(lambda self: self.y_shape[1])
+    out_w = property(lambda self: self.y_shape[2])
+    pad_top = property(lambda self: self.pads[0][0])
+    pad_bottom = property(lambda self: self.pads[0][1])
+    pad_left = property(lambda self: self.pads[1][0])
+    pad_right = property(lambda self: self.pads[1][1])
+
+
+class ConvGeometry(Geometry):
     """A convolution whose arguments fit together; see `conv_geometry`."""
 
-    x_shape: tuple[int, ...]
-    w_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
-    stride: Pair
-    dilation: Pair
-    pads: Pads
-    groups: int
-
-    out_h = property(lambda self: self.y_shape[1])
-    out_w = property(lambda self: self.y_shape[2])
-    pad_top = property(lambda self: self.pads[0][0])
-    pad_bottom = property(lambda self: self.pads[0][1])
-    pad_left = property(lambda self: self.pads[1][0])
-    pad_right = property(lambda self: self.pads[1][1])
+    def __init__(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], y_shape: tuple[int, ...],
+                 stride: Pair, dilation: Pair, pads: Pads, groups: int) -> None:
+        super().__init__(x_shape, y_shape, stride, dilation, pads)
+        self.w_shape, self.groups = w_shape, groups
 
 
-@dataclass(frozen=True, eq=False)
-class PoolGeometry:
+class PoolGeometry(Geometry):
     """A pooling whose arguments fit together; see `pool_geometry`."""
 
-    x_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
-    window: Pair
-    stride: Pair
-    dilation: Pair
-    pads: Pads
-
-    out_h = property(lambda self: self.y_shape[1])
-    out_w = property(lambda self: self.y_shape[2])
-    pad_top = property(lambda self: self.pads[0][0])
-    pad_bottom = property(lambda self: self.pads[0][1])
-    pad_left = property(lambda self: self.pads[1][0])
-    pad_right = property(lambda self: self.pads[1][1])
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Pair,
+                 stride: Pair, dilation: Pair, pads: Pads) -> None:
+        super().__init__(x_shape, y_shape, stride, dilation, pads)
+        self.window = window
 
 
 def integer(value: Any, name: str, *, least: int, most: int = _LARGEST) -> int:
