@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arguments import Configurable, did_you_mean, real
-from .functional import adam_step, sgd_step
+from .functional import adam_step, rmsprop_step, sgd_step
 
 Array = NDArray[Any]
 
@@ -125,6 +125,7 @@ class Adam(Optimizer):
     """
 
     slot_names = ("m", "v")
+    weight_decay = 0.0
 
     def __init__(
         self,
@@ -149,6 +150,7 @@ class Adam(Optimizer):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
         )
 
 
@@ -176,10 +178,6 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon)
         self.weight_decay = real(weight_decay, "weight_decay")
-
-    def update(self, params: Array, grads: Array) -> None:
-        params *= 1 - self.learning_rate * self.weight_decay
-        super().update(params, grads)
 
 
 class RMSprop(Optimizer):
@@ -214,21 +212,16 @@ class RMSprop(Optimizer):
         self.slot_names = ("v", "velocity") if self.momentum else ("v",)
 
     def update(self, params: Array, grads: Array) -> None:
-        v = self.slots["v"]
-        step = grads * grads
-        step *= 1 - self.rho
-        v *= self.rho
-        v += step
-        np.add(v, self.epsilon, out=step)
-        np.sqrt(step, out=step)
-        np.divide(grads, step, out=step)
-        step *= self.learning_rate
-        if self.momentum:
-            velocity = self.slots["velocity"]
-            velocity *= self.momentum
-            velocity += step
-            step = velocity
-        params -= step
+        rmsprop_step(
+            params,
+            grads,
+            self.slots["v"],
+            self.slots.get("velocity"),
+            learning_rate=self.learning_rate,
+            rho=self.rho,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+        )
 
 
 OPTIMIZERS: dict[str, type[Any]] = {

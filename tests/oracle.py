@@ -472,14 +472,18 @@ def mean_squared_error(y, targets, *, sample_weight=None):
 
 
 def adam_step(
-    param, grad, m, v, *, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7
+    param, grad, m, v, *, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=0.0
 ):
-    """(param, m, v) after one step of Adam, epsilon outside the corrected root (TensorFlow 1)."""
+    """(param, m, v) after one step of Adam, epsilon outside the corrected root (TensorFlow 1).
+
+    With decay, a share of each parameter is taken off first (AdamW).
+    """
     rate = learning_rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
     param, m, v = param.astype(float), m.astype(float), v.astype(float)
     for i, g in enumerate(grad.tolist()):
         m[i] = beta_1 * m.item(i) + (1 - beta_1) * g
         v[i] = beta_2 * v.item(i) + (1 - beta_2) * g * g
+        param[i] = param.item(i) - learning_rate * weight_decay * param.item(i)
         param[i] = param.item(i) - rate * m.item(i) / (math.sqrt(v.item(i)) + epsilon)
     return tuple(array.astype(grad.dtype) for array in (param, m, v))
 
@@ -492,3 +496,13 @@ def sgd_step(param, grad, velocity, *, learning_rate, momentum=0.0, nesterov=Fal
         move = momentum * velocity.item(i) - learning_rate * g if nesterov else velocity.item(i)
         param[i] = param.item(i) + move
     return param.astype(grad.dtype), velocity.astype(grad.dtype)
+
+
+def rmsprop_step(param, grad, v, velocity, *, learning_rate, rho=0.9, momentum=0.0, epsilon=1e-7):
+    """(param, v, velocity) after one step of RMSprop, epsilon under the root (Keras's formula)."""
+    param, v, velocity = param.astype(float), v.astype(float), velocity.astype(float)
+    for i, g in enumerate(grad.tolist()):
+        v[i] = rho * v.item(i) + (1 - rho) * g * g
+        velocity[i] = momentum * velocity.item(i) + learning_rate * g / math.sqrt(v.item(i) + epsilon)
+        param[i] = param.item(i) - velocity.item(i)
+    return tuple(array.astype(grad.dtype) for array in (param, v, velocity))

@@ -76,6 +76,9 @@ VALID = {
     "sgd_step": lambda: {
         "param": flat(), "grad": flat(), "velocity": flat(), "learning_rate": 0.1
     },
+    "rmsprop_step": lambda: {
+        "param": flat(), "grad": flat(), "v": flat(), "velocity": flat(), "learning_rate": 0.1
+    },
 }  # fmt: skip
 
 NOT_FLOAT = (
@@ -418,6 +421,11 @@ BAD = [
     ("adam_step", {"param": [1.0]}, TypeError, "`param` is list"),
     ("adam_step", {"v": flat(10)[::2]}, ValueError, "`v` of shape (5,) has strides (8,)"),
     ("adam_step", {"v": np.broadcast_to(flat(1), 5)}, ValueError, "`v` of shape (5,)"),
+    ("adam_step", {"weight_decay": "much"}, TypeError, "`weight_decay` is 'much'"),
+    ("rmsprop_step", {"velocity": None, "momentum": 0.9}, ValueError,
+     "`momentum` is 0.9, which needs a `velocity` array"),
+    ("rmsprop_step", {"v": flat(3)}, ValueError, "`v` has shape (3,) and dtype float32"),
+    ("rmsprop_step", {"rho": None}, TypeError, "`rho` is None"),
     ("sgd_step", {"velocity": None, "momentum": 0.9}, ValueError,
      "`momentum` is 0.9, which needs a `velocity` array"),
     ("sgd_step", {"velocity": flat(3)}, ValueError, "`velocity` has shape (3,)"),

@@ -161,8 +161,8 @@ def test_softmax_keeps_nan_in_its_own_row(K, dtype, isa, rng):
 
 @pytest.mark.parametrize("size", [1, 3, 16, 17, 1000])
 @pytest.mark.parametrize("step", [1, 2, 1000])
-@pytest.mark.parametrize("epsilon", [1e-8, 1e-7])
-def test_adam_step(size, step, epsilon, dtype, isa, rng):
+@pytest.mark.parametrize(("epsilon", "decay"), [(1e-8, 0.0), (1e-7, 0.5)])
+def test_adam_step(size, step, epsilon, decay, dtype, isa, rng):
     """Each of the few roundings is relative to the sizes of what is added.
 
     The betas are numbers of the dtype, as in TensorFlow: 1 - 0.999 is another one in float32.
@@ -170,7 +170,7 @@ def test_adam_step(size, step, epsilon, dtype, isa, rng):
     param, grad, m = (rng.standard_normal(size).astype(dtype) for _ in range(3))
     v = rng.random(size).astype(dtype)
     betas = {"beta_1": float(dtype.type(0.9)), "beta_2": float(dtype.type(0.999))}
-    options = {"step": step, "learning_rate": 0.009, "epsilon": epsilon} | betas
+    options = {"step": step, "learning_rate": 0.009, "epsilon": epsilon, "weight_decay": decay} | betas
     expected = oracle.adam_step(*(a.astype(float) for a in (param, grad, m, v)), **options)
     sizes = 0.9 * abs(m) + 0.1 * abs(grad), 0.999 * v + 0.001 * grad**2
     rate = 0.009 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
@@ -199,6 +199,42 @@ def test_sgd_step(size, momentum, nesterov, dtype, isa, rng):
     assert_array_equal(velocity, expected[1])
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 17, 1000])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_rmsprop_step(size, momentum, dtype, isa, rng):
+    """As for Adam. `rho` is a number of the dtype, too."""
+    param, grad, velocity = (rng.standard_normal(size).astype(dtype) for _ in range(3))
+    v = rng.random(size).astype(dtype)
+    rho = float(dtype.type(0.9))
+    options = {"learning_rate": 0.01, "rho": rho, "momentum": momentum, "epsilon": 1e-3}
+    if not momentum:
+        velocity[:] = 0
+    expected = oracle.rmsprop_step(*(a.astype(float) for a in (param, grad, v, velocity)), **options)
+    squares = 0.9 * v + 0.1 * grad**2
+    moves = momentum * abs(velocity) + 3 * 0.01 * abs(grad) / np.sqrt(squares + 1e-3)
+    functional.rmsprop_step(param, grad, v, velocity if momentum else None, **options)
+    got = (param, v, velocity) if momentum else (param, v)
+    for a, wanted, size_ in zip(got, expected, (abs(expected[0]) + moves, squares, moves), strict=False):
+        assert np.all(abs(a - wanted) <= 4 * np.finfo(dtype).eps * size_)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_updates_are_the_same_on_any_threads(num_threads, dtype, isa, rng):
+    """More numbers than one work item has."""
+    param, grad, m, v = (abs(rng.standard_normal(70_001)).astype(dtype) for _ in range(4))
+    for step in (
+        lambda p, **k: functional.adam_step(p, grad, m.copy(), v.copy(), step=2, learning_rate=0.1, **k),
+        lambda p, **k: functional.sgd_step(p, grad, m.copy(), learning_rate=0.1, momentum=0.9, **k),
+        lambda p, **k: functional.rmsprop_step(
+            p, grad, v.copy(), m.copy(), learning_rate=0.1, momentum=0.9, **k),
+    ):
+        one, some = param.copy(), param.copy()
+        step(one, num_threads=1)
+        step(some, num_threads=num_threads)
+        assert_array_equal(one, some)
+        assert not np.array_equal(one, param)
+
+
 def test_updates_pass_nan_on(dtype, isa):
     for n in range(1, 41):
         grad = np.zeros(n, dtype)
@@ -209,4 +245,7 @@ def test_updates_pass_nan_on(dtype, isa):
         assert_array_equal(np.isnan(param), expected)
         param = np.ones(n, dtype)
         functional.sgd_step(param, grad, None, learning_rate=0.1)
+        assert_array_equal(np.isnan(param), expected)
+        param = np.ones(n, dtype)
+        functional.rmsprop_step(param, grad, np.zeros(n, dtype), learning_rate=0.1)
         assert_array_equal(np.isnan(param), expected)

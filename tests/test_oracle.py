@@ -270,6 +270,22 @@ def test_sgd_with_momentum():
     assert_array_equal(nesterov, [[7.5], [-1.0]])
 
 
+def test_weight_decay_takes_a_share_first():
+    param, m, v = oracle.adam_step(
+        np.array([8.0]), np.array([0.0]), np.zeros(1), np.zeros(1), step=1, learning_rate=0.5,
+        weight_decay=0.25,
+    )
+    assert_array_equal(param, [7.0])
+
+
+def test_rmsprop_divides_by_the_root_of_the_mean_square():
+    param, grad, v = np.array([10.0]), np.array([4.0]), np.array([16.0])
+    param, v, velocity = oracle.rmsprop_step(
+        param, grad, v, np.array([2.0]), learning_rate=0.5, rho=0.5, momentum=0.25, epsilon=0.0
+    )
+    assert_array_equal([param, v, velocity], [[9.0], [16.0], [1.0]])
+
+
 @pytest.mark.parametrize("special", [0.0, np.nan, np.inf], ids=["integers", "nan", "inf"])
 @pytest.mark.parametrize("case", cases.CONVOLUTIONS + cases.random_geometries(20, 1), ids=str)
 def test_reference_equals_oracle(case, special, rng):

@@ -47,7 +47,7 @@ from .normalization import (
     batch_norm_backward,
     fold_batch_norm,  # noqa: F401  (for fusion)
 )
-from .optimize import adam_step, sgd_step
+from .optimize import adam_step, rmsprop_step, sgd_step
 from .pooling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -67,8 +67,8 @@ __all__ = [
     "dense_backward", "dropout", "dropout_backward", "elu", "elu_backward", "get_num_threads",
     "global_avg_pool2d", "global_avg_pool2d_backward", "global_max_pool2d",
     "global_max_pool2d_backward", "info", "leaky_relu", "leaky_relu_backward", "max_pool2d",
-    "max_pool2d_backward", "mean_squared_error", "relu", "relu_backward", "set_algorithm",
-    "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax", "softmax_backward",
+    "max_pool2d_backward", "mean_squared_error", "relu", "relu_backward", "rmsprop_step",
+    "set_algorithm", "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax", "softmax_backward",
     "softmax_cross_entropy", "tanh", "tanh_backward", "threads",
 ]
 

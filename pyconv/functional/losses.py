@@ -53,18 +53,19 @@ def softmax_cross_entropy(
     """
     where = "softmax_cross_entropy"
     x = as_real(logits, where, "logits")
+    module = _dispatch.active.modules[x.dtype.char]
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{where}: `logits` has shape {x.shape}; expected (N, C) with C >= 1")
     N, C = x.shape
     labels = np.asarray(labels)
     places = rows = None
     if labels.shape == (N,) and labels.dtype.kind in "iu":
-        if N and not (0 <= labels.min() and labels.max() < C):
+        places = np.ascontiguousarray(labels, np.int64)
+        if not module.labels_fit(places, C):
             raise ValueError(
                 f"{where}: `labels` (shape {labels.shape}) reach from {labels.min()} to "
                 f"{labels.max()}; expected 0 to {C - 1} for `logits` of shape {x.shape}"
             )
-        places = np.ascontiguousarray(labels, np.int64)
     elif labels.shape == (N, C) and labels.dtype.kind in "iufb":
         rows = np.ascontiguousarray(labels, x.dtype)
     else:
@@ -80,8 +81,7 @@ def softmax_cross_entropy(
         weights = factors if weights is None else weights * factors
     count = _threads.resolve(num_threads)
     dx = empty(x.shape, x.dtype, where)
-    loss = _dispatch.active.modules[x.dtype.char].softmax_cross_entropy(
-        x, places, rows, weights, smoothing, dx, np.empty(N), count)
+    loss = module.softmax_cross_entropy(x, places, rows, weights, smoothing, dx, np.empty(N), count)
     return loss, dx
 
 

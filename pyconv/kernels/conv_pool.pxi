@@ -28,93 +28,92 @@ cdef inline int32_t* places_at(int32_t* indices, Py_ssize_t place) noexcept nogi
 
 cdef inline inlined max_planes(
     const Py_ssize_t nk, const Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows,
-    const real* z, Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place,
-    Py_ssize_t place_row, ivec more, vec* best, ivec* where, Py_ssize_t step,
+    const real* z, Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t half,
+    Py_ssize_t place, Py_ssize_t place_row, ivec more, vec* best, ivec* where, Py_ssize_t step,
 ) noexcept nogil:
     """Maxima of a vector of windows of rows x pixels, in `nk` planes, and their `places`. No NaN.
 
-    A place is 1 more a pixel, and `more` is added to all; `step` lies between the planes' results. If
-    places are not wanted, `relu` is applied at once.
+    The second half of a vector lies `half` behind the first. A place is 1 more a pixel, and `more` is
+    added to all; `step` lies between the planes' results.
     """
     cdef vec[4] m
     cdef ivec[4] at
     cdef ivec here
+    cdef const real* p
     cdef Py_ssize_t h, i, k
     for k in range(nk):
-        m[k], at[k] = (<const vec*> (z + k * plane))[0], ivec_set(place)
+        m[k], at[k] = load_halves(z + k * plane, z + k * plane + half), ivec_set(place)
     for h in range(rows):
         for i in range(pixels):
             if i == h == 0:
                 continue
             here = ivec_set(place + h * place_row + i)
             for k in range(nk):
-                take_greater((<const vec*> (z + k * plane + i * pixel + h * line))[0], here, &m[k],
-                             &at[k])
+                p = z + k * plane + i * pixel + h * line
+                take_greater(load_halves(p, p + half), here, &m[k], &at[k])
     for k in range(nk):
-        if places:
-            where[k * step] = at[k] + more
-        elif relu:
-            m[k] = vec_gate(m[k], m[k])
+        at[k] = at[k] + more
+        if relu:
+            cut_loser(&m[k], &at[k])
         best[k * step] = m[k]
+        if places:
+            where[k * step] = at[k]
 
 
 cdef inline inlined max_planes_of(
     const Py_ssize_t nk, Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows, const real* z,
-    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row,
-    ivec more, vec* best, ivec* where, Py_ssize_t step,
+    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t half, Py_ssize_t place,
+    Py_ssize_t place_row, ivec more, vec* best, ivec* where, Py_ssize_t step,
 ) noexcept nogil:
     """`max_planes` of 1, 2 or 4 pixels."""
     if pixels == 4:
-        max_planes(nk, 4, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+        max_planes(nk, 4, places, relu, rows, z, plane, pixel, line, half, place, place_row, more, best,
                    where, step)
     elif pixels == rows == 2:
-        max_planes(nk, 2, places, relu, 2, z, plane, pixel, line, place, place_row, more, best,
+        max_planes(nk, 2, places, relu, 2, z, plane, pixel, line, half, place, place_row, more, best,
                    where, step)
     elif pixels == 2:
-        max_planes(nk, 2, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+        max_planes(nk, 2, places, relu, rows, z, plane, pixel, line, half, place, place_row, more, best,
                    where, step)
     else:
-        max_planes(nk, 1, places, relu, rows, z, plane, pixel, line, place, place_row, more, best,
+        max_planes(nk, 1, places, relu, rows, z, plane, pixel, line, half, place, place_row, more, best,
                    where, step)
 
 
 cdef inline inlined max_all_planes(
     Py_ssize_t planes, Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows, const real* z,
-    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t place, Py_ssize_t place_row,
-    ivec more, vec* best, ivec* where, Py_ssize_t step,
+    Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t half, Py_ssize_t place,
+    Py_ssize_t place_row, ivec more, vec* best, ivec* where, Py_ssize_t step,
 ) noexcept nogil:
     """`max_planes` of any number of planes: 4 at a time, whose comparisons need not wait."""
     cdef Py_ssize_t k = 0
     while k + 4 <= planes:
-        max_planes_of(4, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+        max_planes_of(4, pixels, places, relu, rows, z + k * plane, plane, pixel, line, half, place,
                       place_row, more, best + k * step, where + k * step, step)
         k += 4
     if k + 2 <= planes:
-        max_planes_of(2, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+        max_planes_of(2, pixels, places, relu, rows, z + k * plane, plane, pixel, line, half, place,
                       place_row, more, best + k * step, where + k * step, step)
         k += 2
     if k < planes:
-        max_planes_of(1, pixels, places, relu, rows, z + k * plane, plane, pixel, line, place,
+        max_planes_of(1, pixels, places, relu, rows, z + k * plane, plane, pixel, line, half, place,
                       place_row, more, best + k * step, where + k * step, step)
 
 
-cdef void join_short_row(
-    const real* best, const real* where, Py_ssize_t plane, Py_ssize_t pixels, Py_ssize_t channels,
-    real* y, real* places,
-) noexcept nogil:
-    """`join_row` of both where half a vector has all pixels: one square of registers turns both."""
+cdef void join_halves(const real* planes, Py_ssize_t channels, Py_ssize_t pixels, Py_ssize_t rows,
+                      real* y, Py_ssize_t line) noexcept nogil:
+    """`join_row` of one or two rows, which are halves of planes of one vector; `line` numbers of each."""
     cdef vec[16] square
-    cdef Py_ssize_t c = (channels - 1) // VL * VL, i
-    while c >= 0:
+    cdef Py_ssize_t c = (channels - 1) // VL * VL, i, h
+    while c >= 0:  # what is written behind the last channel, others write over
         for i in range(VL):
-            square[i] = vec_set(0)
-            if c + i < channels:
-                square[i] = first_halves((<const vec*> (best + (c + i) * plane))[0],
-                                         (<const vec*> (where + (c + i) * plane))[0])
+            square[i] = (<const vec*> (planes + (c + i) * VL))[0]
         transpose(square)
-        for i in range(pixels):
-            (<vec*> (y + i * channels + c))[0] = square[i]
-            (<vec*> (places + i * channels + c))[0] = square[VL // 2 + i]
+        for h in range(rows):
+            for i in range(pixels):
+                if line > i * channels + c:
+                    store_part(y + h * line + i * channels + c, square[h * (VL // 2) + i],
+                               line - i * channels - c)
         c -= VL
 
 
@@ -180,7 +179,7 @@ cdef class ConvPoolPlan:
             self.line_plane = (self.z_rows * self.line.v_row + 2 * VL) // VL * VL
             self.line_slot = (
                 self.line.area + (TILE * self.K + VL) * (self.line_plane + 2 * self.line.v_row + 2 * VL)
-                + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 64)
+                + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 2 * self.g.OW * self.K + 64)
         self.winners_dw = winners_pay(self.conv, window[0] * window[1], False)
         self.winners_dx = winners_pay(self.conv, window[0] * window[1], True)
         if self.winners_dw or self.winners_dx:
@@ -282,7 +281,7 @@ cdef class ConvPoolPlan:
         cdef Py_ssize_t end = min(first + self.band, g.OH)
         cdef Py_ssize_t q0 = max(0, first * g.stride_h - g.top)
         cdef Py_ssize_t q1 = min(g.H, (end - 1) * g.stride_h - g.top + g.KH)
-        cdef Py_ssize_t q = q0, p, at
+        cdef Py_ssize_t q = q0, p = first, at, count
         cdef real* z = scratch + self.line.area
         while q < q1:
             if self.line.run_rows(
@@ -291,67 +290,80 @@ cdef class ConvPoolPlan:
                     self.line_plane, 0):
                 self.line.spoiled = True
             q += self.line.band
-        for p in range(first, end):
+        while p < end:
             at = (n * g.OH + p) * g.OW * self.K
-            self.max_line_row(z - q0 * self.line.v_row, relu, y + at, places_at(indices, at), p,
-                              <char*> (z + (TILE * self.K + VL) * self.line_plane))
+            count = 2 if p + 1 < end and self.are_halves(p) else 1
+            self.max_line_rows(z - q0 * self.line.v_row, relu, y + at, places_at(indices, at), p, count,
+                               <char*> (z + (TILE * self.K + VL) * self.line_plane))
+            p += count
 
-    cdef void max_line_row(self, const real* z, bint relu, real* y, int32_t* indices, Py_ssize_t p,
-                           char* scratch) noexcept nogil:
-        """One row of outputs from planes of quads: down the columns, then as `max_row`; ReLU if `relu`.
+    cdef inline bint are_halves(self, Py_ssize_t p) noexcept nogil:
+        """Whether this row of outputs and the next are computed as halves of vectors."""
+        cdef Span rows = rows_of(&self.g, p), next = rows_of(&self.g, p + 1)
+        return (2 * self.line.quads <= VL and self.across.KW == 1 and rows.count == next.count
+                and next.start - rows.start == self.g.stride_h)
+
+    cdef void max_line_rows(self, const real* z, bint relu, real* y, int32_t* indices, Py_ssize_t p,
+                            Py_ssize_t count, char* scratch) noexcept nogil:
+        """One or two rows of outputs from planes of quads: down the columns, then as `max_row`.
 
         `inner` pixels of a quad that belong to the same window become one before that. NaN can only
-        come from the bias, and then is everywhere: so it need not be looked for.
+        come from the bias, and then is everywhere: so it need not be looked for. ReLU if `relu`.
         """
         cdef Row row = row_in(&self.g, scratch)
         cdef Span rows = rows_of(&self.g, p)
-        cdef Py_ssize_t vectors = (self.line.v_row + VL - 1) // VL
+        cdef Py_ssize_t vectors = (self.line.quads + VL - 1) // VL
         cdef Py_ssize_t planes = TILE // self.inner * self.K, v, o, at
         cdef Py_ssize_t line = self.line.v_row, place = rows.start * self.g.W
+        cdef Py_ssize_t size = self.g.OW * self.K
         cdef vec* best = <vec*> (scratch + max_scratch(&self.g))
         cdef ivec* where = <ivec*> (best + (planes + VL) * vectors)
+        cdef whole* joined = <whole*> (where + (planes + VL) * vectors)
         # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
         cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
-        cdef Py_ssize_t pixel = self.K * self.line_plane
-        cdef bint places = counted or indices != NULL
+        cdef Py_ssize_t pixel = self.K * self.line_plane, half = VL // 2, turn = 0
+        cdef bint places = counted or indices != NULL, rectify = relu and not counted
         cdef const real* from_z
         cdef ivec more
         cdef vec ignored = vec_set(0)
+        if count == 2:  # what lanes of the second half count from
+            half = self.g.stride_h * line
+            turn = self.g.stride_h * self.g.W - VL // 2 * TILE
         z += rows.start * line
         for v in range(vectors):
             more = (ivec_set(v * VL) + lane_numbers()) * ivec_set(TILE - counted * TILE // self.inner)
+            more = more + ivec_where(lanes_before(VL // 2), ivec_set(0), ivec_set(turn))
             for o in range(TILE // self.inner):
                 from_z = z + o * self.inner * pixel + v * VL
                 at = o * self.K * vectors + v
                 if places:
                     max_all_planes(
-                        self.K, self.inner, True, False, rows.count, from_z, self.line_plane, pixel,
-                        line, place + o * (self.inner - counted), self.g.W, more, best + at,
+                        self.K, self.inner, True, rectify, rows.count, from_z, self.line_plane, pixel,
+                        line, half, place + o * (self.inner - counted), self.g.W, more, best + at,
                         where + at, vectors)
                 else:
                     max_all_planes(
-                        self.K, self.inner, False, relu, rows.count, from_z, self.line_plane, pixel,
-                        line, 0, 0, more, best + at, where + at, vectors)
+                        self.K, self.inner, False, rectify, rows.count, from_z, self.line_plane, pixel,
+                        line, half, 0, 0, more, best + at, where + at, vectors)
         if counted:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
             join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
             max_across(False, &self.across, &row, y, indices, &ignored)
             if relu:
-                cut_losers(y, indices, self.g.OW * self.K)
+                cut_losers(y, indices, size)
             return
-        if indices == NULL:
-            join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
-        elif 2 * self.line.quads <= VL:
-            join_short_row(<real*> best, <real*> where, VL, self.line.quads, planes, row.y,
-                           <real*> row.places)
+        if 2 * self.line.quads <= VL:
+            join_halves(<real*> best, planes, self.line.quads, count, y, size)
+            if indices != NULL:
+                join_halves(<real*> where, planes, self.line.quads, count, <real*> joined, size)
         else:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, row.y)
-            join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.places)
-        memcpy(y, row.y, self.g.OW * self.K * sizeof(real))
-        for at in range(self.g.OW * self.K if indices != NULL else 0):
-            indices[at] = <int32_t> row.places[at]
-        if relu and places:
-            cut_losers(y, indices, self.g.OW * self.K)
+            memcpy(y, row.y, size * sizeof(real))
+            if indices != NULL:
+                joined = row.places
+                join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> joined)
+        for at in range(count * size if indices != NULL else 0):
+            indices[at] = <int32_t> joined[at]
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:

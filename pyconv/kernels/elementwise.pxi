@@ -83,17 +83,17 @@ cdef extern from *:
 
 
 cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, real rate,
-                    real beta_1, real beta_2, real epsilon) noexcept nogil:
+                    real beta_1, real beta_2, real epsilon, real kept) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(count):
         m[i] = settled(beta_1 * m[i] + (1 - beta_1) * g[i])
         v[i] = beta_2 * v[i] + (1 - beta_2) * (g[i] * g[i])
-        w[i] = w[i] - rate * m[i] / (square_root(v[i]) + epsilon)
+        w[i] = kept * w[i] - rate * m[i] / (square_root(v[i]) + epsilon)
 
 
 def adam(real[::1] w, const real[::1] g, real[::1] m, real[::1] v, double rate, double beta_1,
-         double beta_2, double epsilon, int num_threads):
-    """One step of Adam in place; `rate` has the bias correction in it."""
+         double beta_2, double epsilon, double kept, int num_threads):
+    """One step of Adam in place; `rate` has the bias correction in it, `kept` is 1 or what decay leaves."""
     cdef Py_ssize_t item, count = w.shape[0]
     if count == 0:
         return
@@ -104,7 +104,7 @@ def adam(real[::1] w, const real[::1] g, real[::1] m, real[::1] v, double rate, 
     cdef int threads = num_threads if count > 2 * SPAN else 1
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
         adam_span(a + item * SPAN, b + item * SPAN, c + item * SPAN, d + item * SPAN,
-                  min(SPAN, count - item * SPAN), rate, beta_1, beta_2, epsilon)
+                  min(SPAN, count - item * SPAN), rate, beta_1, beta_2, epsilon, kept)
 
 
 cdef void sgd_span(real* w, const real* g, real* velocity, Py_ssize_t count, real rate,
@@ -133,3 +133,37 @@ def sgd(real[::1] w, const real[::1] g, velocity, double rate, double momentum, 
     for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
         sgd_span(a + item * SPAN, b + item * SPAN, NULL if c == NULL else c + item * SPAN,
                  min(SPAN, count - item * SPAN), rate, momentum, nesterov)
+
+
+cdef void rmsprop_span(real* w, const real* g, real* v, real* velocity, Py_ssize_t count, real rate,
+                       real rho, real momentum, real epsilon) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real step
+    for i in range(count):
+        v[i] = rho * v[i] + (1 - rho) * (g[i] * g[i])
+    if velocity == NULL:
+        for i in range(count):
+            w[i] -= rate * g[i] / square_root(v[i] + epsilon)
+        return
+    for i in range(count):
+        step = rate * g[i] / square_root(v[i] + epsilon)
+        velocity[i] = settled(momentum * velocity[i] + step)
+        w[i] -= velocity[i]
+
+
+def rmsprop(real[::1] w, const real[::1] g, real[::1] v, velocity, double rate, double rho,
+            double momentum, double epsilon, int num_threads):
+    """One step of RMSprop in place; `velocity` is None without momentum."""
+    cdef real[::1] speed = velocity
+    cdef Py_ssize_t item, count = w.shape[0]
+    if count == 0:
+        return
+    cdef real* a = &w[0]
+    cdef const real* b = &g[0]
+    cdef real* c = &v[0]
+    cdef real* d = NULL if speed is None else &speed[0]
+    cdef int threads = num_threads if count > 2 * SPAN else 1
+    for item in prange((count + SPAN - 1) // SPAN, num_threads=threads, nogil=True):
+        rmsprop_span(a + item * SPAN, b + item * SPAN, c + item * SPAN,
+                     NULL if d == NULL else d + item * SPAN, min(SPAN, count - item * SPAN), rate, rho,
+                     momentum, epsilon)

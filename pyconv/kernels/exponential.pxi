@@ -62,14 +62,14 @@ cdef extern from *:
     DEFINE_EXP(_double, double, dvec, int64_t, 13, 52, 6.93147180369123816490e-01,
                1.90821492927058770002e-10, -746.0, 710.0)
 
-    /* out[c] = exp(x[c] - top - shift) */
-    static inline void exp_of_row(const real* x, real top, double shift, Py_ssize_t count, double* out) {
+    /* out[c] = exp(x[c] - top) */
+    static inline void exp_of_row(const real* x, real top, Py_ssize_t count, double* out) {
         for (Py_ssize_t c = 0; c < count; c += DVL) {
             half_vec part = {0};
             dvec e;
             size_t size = (count - c < DVL ? count - c : DVL);
             memcpy(&part, x + c, size * sizeof(real));
-            e = exp_double(__builtin_convertvector(part, dvec) - (double) top - shift);
+            e = exp_double(__builtin_convertvector(part, dvec) - (double) top);
             memcpy(out + c, &e, size * sizeof(double));
         }
     }
@@ -97,4 +97,4 @@ cdef extern from *:
     vec exp_real(vec x) noexcept nogil
     vec expm1_real(vec x) noexcept nogil
     vec log1p_real(vec z) noexcept nogil
-    void exp_of_row(const real* x, real top, double shift, Py_ssize_t count, double* out) noexcept nogil
+    void exp_of_row(const real* x, real top, Py_ssize_t count, double* out) noexcept nogil

@@ -11,10 +11,12 @@ cdef enum:
     PIECE = 64  # exponentials at hand at a time: 512 bytes. Loops have a literal 64: range() wants one
 
 
-cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:
-    """log(sum(exp(x - top))), where top = max(x); the sum is at least 1, and cannot overflow."""
+cdef double exp_sum(const real* x, Py_ssize_t C, real* top, double* powers) noexcept nogil:
+    """sum(exp(x - top)), where top = max(x): at least 1, and cannot overflow.
+
+    Of a row of at most PIECE numbers the exponentials are left in `powers`.
+    """
     cdef Py_ssize_t c, i, count
-    cdef double[PIECE] powers
     cdef double total = 0
     top[0] = x[0]
     for c in range(1, C):
@@ -22,22 +24,23 @@ cdef double log_sum(const real* x, Py_ssize_t C, real* top) noexcept nogil:
             top[0] = x[c]
     for c in range(0, C, 64):
         count = min(PIECE, C - c)
-        exp_of_row(x + c, top[0], 0, count, powers)
+        exp_of_row(x + c, top[0], count, powers)
         for i in range(count):
             total += powers[i]
-    return log(total)
+    return total
 
 
 cdef void softmax_row(const real* x, real* y, Py_ssize_t C) noexcept nogil:
     cdef Py_ssize_t c, i, count
-    cdef double[PIECE] p
+    cdef double[PIECE] powers
     cdef real top
-    cdef double shift = log_sum(x, C, &top)
+    cdef double total = exp_sum(x, C, &top, powers)
     for c in range(0, C, 64):
         count = min(PIECE, C - c)
-        exp_of_row(x + c, top, shift, count, p)
+        if C > PIECE:
+            exp_of_row(x + c, top, count, powers)
         for i in range(count):
-            y[c + i] = <real> p[i]
+            y[c + i] = <real> (powers[i] / total)
 
 
 def softmax(const real[:, ::1] x, real[:, ::1] y, int num_threads):
@@ -78,10 +81,10 @@ cdef void cross_entropy_row(const real* x, const int64_t* labels, const real* ta
     cdef Py_ssize_t c, i, count
     cdef Py_ssize_t label = labels[n] if labels != NULL else -1
     cdef const real* target = targets + n * C if targets != NULL else NULL
-    cdef double[PIECE] p
+    cdef double[PIECE] powers
     cdef real top
-    cdef double shift = log_sum(x, C, &top)
-    cdef double kept = 1 - smoothing, even = smoothing / C, total = 1, q
+    cdef double powers_sum = exp_sum(x, C, &top, powers), shift = log(powers_sum)
+    cdef double kept = 1 - smoothing, even = smoothing / C, total = 1, scale = weight / N, q
     if target == NULL and smoothing == 0:
         loss[0] = shift - (<double> x[label] - top)
     else:
@@ -95,10 +98,20 @@ cdef void cross_entropy_row(const real* x, const int64_t* labels, const real* ta
     loss[0] *= weight
     for c in range(0, C, 64):
         count = min(PIECE, C - c)
-        exp_of_row(x + c, top, shift, count, p)
+        if C > PIECE:
+            exp_of_row(x + c, top, count, powers)
         for i in range(count):
             q = smoothed(target, label, c + i, kept, even)
-            dx[c + i] = <real> ((total * p[i] - q) * weight / N)
+            dx[c + i] = <real> ((total * (powers[i] / powers_sum) - q) * scale)
+
+
+def labels_fit(const int64_t[::1] labels, Py_ssize_t C):
+    """Whether every label lies in 0 .. C - 1."""
+    cdef Py_ssize_t n
+    cdef bint fit = True
+    for n in range(labels.shape[0]):
+        fit &= 0 <= labels[n] < C
+    return fit
 
 
 def softmax_cross_entropy(const real[:, ::1] x, labels, targets, weights, double smoothing,

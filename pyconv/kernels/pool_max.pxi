@@ -32,6 +32,12 @@ cdef extern from *:
         *m = vec_where(more, v, *m);
     #endif
     }
+    /* ReLU of a maximum; where it cuts, the place becomes -1. NaN stays. */
+    static inline __attribute__((always_inline)) void cut_loser(vec* m, ivec* where) {
+        ivec lost = (ivec) (*m <= (vec) {0});
+        *where |= lost;
+        *m = vec_gate(*m, *m);
+    }
     /* The same when the two may come in any order: of equals, the one at the smaller place wins. */
     static inline __attribute__((always_inline)) void take_first_greater(
             vec v, ivec here, vec* m, ivec* where) {
@@ -41,6 +47,7 @@ cdef extern from *:
     }
     """
     void take_greater(vec v, ivec here, vec* m, ivec* where) noexcept nogil
+    void cut_loser(vec* m, ivec* where) noexcept nogil
     void take_first_greater(vec v, ivec here, vec* m, ivec* where) noexcept nogil
 
 

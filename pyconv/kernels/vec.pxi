@@ -177,6 +177,16 @@ cdef extern from *:
         for (int l = 0; l < VL; l++) lanes[l] = l < VL / 2 ? l : l + VL / 2;
         return __builtin_shuffle(a, b, lanes);
     }
+    /* The same from memory; of 64 bytes each, more would cross lines of the cache. */
+    static inline __attribute__((always_inline)) vec load_halves(const real* p, const real* q) {
+    #if defined(__AVX512F__)
+        return (vec) _mm512_insertf64x4(
+            _mm512_castpd256_pd512(_mm256_loadu_pd((const double*) p)),
+            _mm256_loadu_pd((const double*) q), 1);
+    #else
+        return first_halves(*(const vec*) p, *(const vec*) q);
+    #endif
+    }
     /* Lanes of a (0 to VL - 1) and b (from VL on). */
     static inline __attribute__((always_inline)) vec vec_pick(vec a, vec b, ivec lanes) {
         return __builtin_shuffle(a, b, lanes);
@@ -247,7 +257,7 @@ cdef extern from *:
     void transpose(vec* rows) noexcept nogil
     const Py_ssize_t BLOCK
     void transpose_block(const real** from_, Py_ssize_t at, real* to, Py_ssize_t plane) noexcept nogil
-    vec first_halves(vec a, vec b) noexcept nogil
+    vec load_halves(const real* p, const real* q) noexcept nogil
     vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil

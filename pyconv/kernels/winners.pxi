@@ -275,7 +275,7 @@ cdef class WinnerSums:
         self.image = self.height * self.line + UNIT
         rows = self.KH * self.padded_run // UNIT
         self.copies = 1 if self.unfolded or rows > 24 else 2 if rows > 12 else 4
-        self.parts = max(1, min(ITEMS, self.N))
+        self.parts = max(1, min(ITEMS // 2, self.N))  # each hands sums over, as large as dw
         self.size = self.K * self.KH * self.padded_run + (self.K + UNIT - 1) // UNIT * UNIT
         # A band is as many pooled rows as see what stays in L1.
         self.band = self.OH
@@ -325,9 +325,9 @@ cdef class WinnerSums:
                           scratch + threadid() * self.slot, item)
             item_ends()
         if dw != NULL or db != NULL:
-            few = team(self.parts * self.size, num_threads)
+            few = num_threads if self.parts * self.size > TINY else 1
             region_starts(few > 1)
-            for item in prange(turned, num_threads=few, nogil=True):
+            for item in prange(turned * self.KH, num_threads=few, nogil=True):
                 self.add_parts(sums, dw, db, item)
                 item_ends()
 
@@ -496,23 +496,25 @@ cdef class WinnerSums:
                 dx += self.C
 
     cdef void add_parts(self, real* sums, real* dw, real* db, Py_ssize_t item) noexcept nogil:
-        """Parts in their order, added to the first; dw back into HWIO, some channels at a time."""
-        cdef Py_ssize_t part, k, kh, i, k0 = item * TURNED, k1 = min(k0 + TURNED, self.K)
-        cdef Py_ssize_t filter = self.KH * self.padded_run
+        """Parts in their order, added to the first; dw back into HWIO, a row of some channels' filters."""
+        cdef Py_ssize_t part, k, kh = item % self.KH, i
+        cdef Py_ssize_t k0 = item // self.KH * TURNED, k1 = min(k0 + TURNED, self.K)
+        cdef real* row
         cdef vec total
-        i = k0 * filter
-        while i < k1 * filter:
-            total = (<const vec*> (sums + i))[0]
-            for part in range(1, self.parts):
-                total = total + (<const vec*> (sums + part * self.size + i))[0]
-            (<vec*> (sums + i))[0] = total
-            i += VL
-        for kh in range(self.KH if dw != NULL else 0):
+        for k in range(k0, k1 if dw != NULL else k0):
+            row = sums + (k * self.KH + kh) * self.padded_run
+            i = 0
+            while i < self.padded_run:
+                total = (<const vec*> (row + i))[0]
+                for part in range(1, self.parts):
+                    total = total + (<const vec*> (row + part * self.size + i))[0]
+                (<vec*> (row + i))[0] = total
+                i += VL
             for i in range(self.run):
-                for k in range(k0, k1):
-                    dw[(kh * self.run + i) * self.K + k] = sums[k * filter + kh * self.padded_run + i]
-        sums += self.K * filter
-        for k in range(k0, k1 if db != NULL else k0):
-            db[k] = sums[k]
-            for part in range(1, self.parts):
-                db[k] += sums[part * self.size + k]
+                dw[(kh * self.run + i) * self.K + k] = row[i]
+        if kh == 0 and db != NULL:
+            sums += self.K * self.KH * self.padded_run
+            for k in range(k0, k1):
+                db[k] = sums[k]
+                for part in range(1, self.parts):
+                    db[k] += sums[part * self.size + k]
