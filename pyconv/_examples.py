@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _dispatch
 from ._arguments import real
 
 Array = NDArray[Any]
@@ -60,6 +61,17 @@ def order(shuffle: Shuffle, epoch: int, n: int, rng: np.random.Generator) -> NDA
             f"{rows.dtype}, which is no permutation of range({n})"
         )
     return rows.astype(np.int64, copy=False)
+
+
+def minibatch(x: Array, rows: NDArray[np.int64], out: Array, num_threads: int) -> Array:
+    """The examples `rows` of C-contiguous `x`, in the first rows of `out`; `rows` are known to be right."""
+    out = out[: len(rows)]
+    _dispatch.active.modules["f"].take_rows(_bytes(x), rows, _bytes(out), num_threads)
+    return out
+
+
+def _bytes(x: Array) -> NDArray[np.uint8]:
+    return x.reshape(len(x), -1).view(np.uint8)
 
 
 def split(examples: Examples, share: float) -> tuple[Examples, Examples | None]:

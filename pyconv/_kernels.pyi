@@ -6,7 +6,7 @@ Nothing is checked here but dtype, number of axes and contiguity: `pyconv.functi
 
 from typing import Any, final
 
-from numpy import float64, int32, int64
+from numpy import float64, int32, int64, uint8
 from numpy.typing import NDArray
 
 _Array = NDArray[Any]
@@ -225,6 +225,12 @@ def sgd(
 def rmsprop(
     w: _Array, g: _Array, v: _Array, velocity: _Array | None, rate: float, rho: float,
     momentum: float, epsilon: float, num_threads: int,
+) -> None: ...
+
+# Minibatches: bytes of rows (N, size)
+
+def take_rows(
+    x: NDArray[uint8], rows: NDArray[int64], out: NDArray[uint8], num_threads: int
 ) -> None: ...
 
 # Measuring

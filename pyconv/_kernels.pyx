@@ -49,6 +49,7 @@ include "kernels/conv_pool.pxi"    # convolution, ReLU and max pooling as one
 include "kernels/batch_norm_tile.pxi"  # sums and rows of batch normalization
 include "kernels/batch_norm.pxi"   # batch normalization, ReLU and a sum as one
 include "kernels/elementwise.pxi"  # ReLU, optimizers
+include "kernels/examples.pxi"     # minibatches
 include "kernels/exponential.pxi"  # exp, expm1 and log1p of vectors
 include "kernels/activations.pxi"  # other activations, dropout
 include "kernels/losses.pxi"       # softmax, and the losses with their gradients

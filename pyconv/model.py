@@ -333,7 +333,7 @@ class Sequential:
             other_x, other_y, *weights = validation_data
             validation = self._examples(
                 other_x, other_y, weights[0] if weights else None, where="validation_data: ")
-        # np.take would copy all of another layout for every minibatch.
+        # `minibatch` copies rows as they lie.
         examples = examples._replace(x=np.ascontiguousarray(examples.x))
         n = len(examples.x)
 
@@ -380,8 +380,7 @@ class Sequential:
         for batch, start in enumerate(range(0, len(x), batch_size)):
             rows = order[start : start + batch_size]
             n = len(rows)
-            # The rows are checked, and "clip" lets np.take write to `out` without a second copy.
-            batch_x = np.take(x, rows, axis=0, out=buffer[:n], mode="clip")
+            batch_x = _examples.minibatch(x, rows, buffer, resolve(None))
             batch_labels = labels[rows]
             loss, y = self._step(batch_x, batch_labels, None if weights is None else weights[rows])
             hits, asked = self._answers(y, batch_labels)

@@ -9,7 +9,7 @@ from networks import NETWORKS, SHAPE, bright_corners, network, small
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pyconv
-from pyconv import zoo
+from pyconv import _examples, zoo
 from pyconv.layers import Conv2D, Dense, Flatten
 from pyconv.model import Sequential
 from pyconv.optimizers import SGD, Adam, AdamW, RMSprop
@@ -181,6 +181,18 @@ def test_order_of_examples(data):
     unshuffled.fit(x[order], y[order], batch_size=20, shuffle=False, verbose=0)
     assert_array_equal(by_callable.parameters, by_hand.parameters)
     assert_array_equal(by_callable.parameters, unshuffled.parameters)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">i2", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (200, 300, 1)])  # the last: more than one thread's
+def test_minibatch(shape, dtype, num_threads, isa, rng):
+    x = rng.integers(0, 2, (7, *shape)).astype(dtype)
+    rows = np.array([6, 0, 3, 3])
+    out = np.ones((5, *shape), dtype)
+    got = _examples.minibatch(x, rows, out, num_threads)
+    assert_array_equal(got, x[rows])
+    assert_array_equal(out[4:], np.ones((1, *shape), dtype))
 
 
 def test_shuffle_is_asked_for_each_epoch(data):
