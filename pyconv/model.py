@@ -225,7 +225,7 @@ class Sequential:
             "operation", the names of its layers; seconds "forward" and "backward".
         """
         program, free = self._programs.borrow(x.shape, training=True)
-        times = program.times(x, resolve(None), rounds)
+        times = program.times(x, rounds)
         free.append(program)
         return times
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _dispatch
+from ._threads import resolve
 from .functional import _plans
 from .functional._plans import (
     cached_batch_norm,
@@ -416,12 +417,13 @@ class Program:
         np.copyto(self.y.grad.array, dy)
         self.module.run_backward(self._backward, num_threads)
 
-    def times(self, x: Array, num_threads: int, rounds: int) -> list[dict[str, Any]]:
+    def times(self, x: Array, rounds: int) -> list[dict[str, Any]]:
         """Seconds of each operation of a training step, the best of `rounds`: for benchmarks."""
         assert self.y.grad is not None
         best = [[math.inf, math.inf if operation in self._backward else 0.0]
                 for operation in self._operations]
         for _ in range(rounds):
+            num_threads = resolve(None)  # which keeps workers off this thread's CPU now, too
             self.forward(x, num_threads)  # binds the memory
             for run, way, order in ((self.module.run_forward, 0, 1), (self.module.run_backward, 1, -1)):
                 self.y.grad.array[...] = 1

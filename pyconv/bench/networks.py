@@ -232,7 +232,7 @@ def print_profile(names: Sequence[str], count: int) -> list[dict[str, Any]]:
         print(f"\n{name}, a training step of {BATCH} images, {label_threads(count)}: milliseconds")
         print(f"  {'operation':<44}{'forward':>9}{'backward':>9}")
         with threads(count):
-            for row in model.profile(x, rounds=50):  # in the first milliseconds threads may share a CPU
+            for row in model.profile(x, rounds=20):
                 print(f"  {row['operation']:<44}{1e3 * row['forward']:9.3f}"
                       f"{1e3 * row['backward']:9.3f}")
                 found.append({"network": name, **row})

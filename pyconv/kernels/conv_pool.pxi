@@ -22,10 +22,6 @@ cdef void cut_losers(real* y, int32_t* indices, Py_ssize_t count) noexcept nogil
         y[i] = 0 if y[i] <= 0 else y[i]
 
 
-cdef inline int32_t* places_at(int32_t* indices, Py_ssize_t place) noexcept nogil:
-    return NULL if indices == NULL else indices + place
-
-
 cdef inline inlined max_planes(
     const Py_ssize_t nk, const Py_ssize_t pixels, const bint places, bint relu, Py_ssize_t rows,
     const real* z, Py_ssize_t plane, Py_ssize_t pixel, Py_ssize_t line, Py_ssize_t half,

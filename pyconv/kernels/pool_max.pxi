@@ -253,11 +253,15 @@ cdef inline inlined max_across(const bint careful, const Window* g, const Row* r
             indices[i] = <int32_t> row.places[i]
 
 
+cdef inline int32_t* places_at(int32_t* indices, Py_ssize_t place) noexcept nogil:
+    return NULL if indices == NULL else indices + place
+
+
 cdef void max_image_row(const Window* g, const real* x, real* y, int32_t* indices,
                         Py_ssize_t item, char* scratch) noexcept nogil:
     cdef Py_ssize_t line = g.OW * g.C, row = item * line
     cdef real* y_row = y + row
-    cdef int32_t* places = NULL if indices == NULL else indices + row
+    cdef int32_t* places = places_at(indices, row)
     cdef bint copies = g.streams and not g.direct
     if copies:
         y_row = <real*> (scratch + max_scratch(g))

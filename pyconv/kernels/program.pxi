@@ -30,6 +30,11 @@ cdef inline real* at(Buffer buffer) noexcept:
     return NULL if buffer is None else <real*> buffer.data
 
 
+cdef inline int32_t* places_of(Buffer buffer) noexcept:
+    """The same of a buffer of places."""
+    return NULL if buffer is None else <int32_t*> buffer.data
+
+
 cdef class Operation:
     """One step of a network, both ways."""
 
@@ -118,11 +123,11 @@ cdef class ConvolutionMaxPool(Operation):
 
     cdef int forward(self, int num_threads) except -1:
         self.plan.compute(at(self.x), at(self.w), at(self.b), self.relu, at(self.y),
-                          NULL if self.indices is None else <int32_t*> self.indices.data, num_threads)
+                          places_of(self.indices), num_threads)
         return 0
 
     cdef int backward(self, int num_threads) except -1:
-        self.plan.compute_back(at(self.dy), <int32_t*> self.indices.data, at(self.x), at(self.w),
+        self.plan.compute_back(at(self.dy), places_of(self.indices), at(self.x), at(self.w),
                                at(self.dx), at(self.dw), at(self.db), num_threads)
         return 0
 
@@ -247,15 +252,13 @@ cdef class MaxPool(Operation):
         self.x, self.y, self.indices, self.dy, self.dx = x, y, indices, dy, dx
 
     cdef int forward(self, int num_threads) except -1:
-        max_all(self.g, at(self.x), at(self.y),
-                NULL if self.indices is None else <int32_t*> self.indices.data, self.scratch,
-                num_threads)
+        max_all(self.g, at(self.x), at(self.y), places_of(self.indices), self.scratch, num_threads)
         return 0
 
     cdef int backward(self, int num_threads) except -1:
         cdef Window* g = &self.g
         if self.dx is not None:
-            max_pool_back(at(self.dy), <int32_t*> self.indices.data, at(self.dx), g.N, g.H, g.W, g.OH,
+            max_pool_back(at(self.dy), places_of(self.indices), at(self.dx), g.N, g.H, g.W, g.OH,
                           g.OW, g.C, 0, num_threads)
         return 0
 

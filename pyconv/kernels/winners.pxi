@@ -21,131 +21,91 @@ cdef enum:
     TURNED = 16             # output channels whose filters are turned round at once: whole lines of HWIO
 
 
-cdef struct Winner:
-    int32_t at          # where its window starts in the padded input
-    real value          # its dy
-
-
 cdef extern from *:
     """
-    /* The first 8 of a vector's numbers; what is not read crosses no line of the cache. */
-    static inline __attribute__((always_inline)) vec load_eight(const real* p) {
+    typedef struct {
+        int32_t at;     /* where its window starts in the padded input */
+        real value;     /* its dy */
+    } Winner;
+
+    /* Of short runs, 8 numbers at most are looked at: where a vector has 16, half of one crosses fewer
+       lines of the cache, and on some CPUs takes half the time. */
+    #define SHORT (VL < 8 ? VL : 8)
+    typedef real short_vec __attribute__((
+        vector_size(SHORT * sizeof(real)), aligned(sizeof(real)), may_alias));
+
+    /* The first of a vector's numbers, 8 if it has more: what is not read crosses no line of the cache. */
+    static inline __attribute__((always_inline)) vec load_short(const real* p) {
     #if defined(__AVX512F__)
         if (sizeof(real) == 4) return (vec) _mm512_zextps256_ps512(_mm256_loadu_ps((const float*) p));
     #endif
         return *(const vec*) p;
     }
+
+    /* dw[r] += sum over winners of their value * x[at + r * line], in registers; db += their values.
+       `ways` winners have sums of their own, since an addition takes four cycles. */
+    #define DEFINE_WINNERS_TILE(name, V)                                                               \\
+    static inline __attribute__((always_inline)) void name##_add(                                      \\
+            const int rows, const int nv, const Winner* winner, const real* x, Py_ssize_t line,        \\
+            V* acc, real* total) {                                                                     \\
+        const Py_ssize_t lanes = sizeof(V) / sizeof(real);                                             \\
+        const V a = winner->value - (V) {0};                                                           \\
+        x += winner->at;                                                                               \\
+        *total += winner->value;                                                                       \\
+        UNROLLED for (int r = 0; r < rows; r++)                                                        \\
+            UNROLLED for (int v = 0; v < nv; v++)                                                      \\
+                acc[r * nv + v] = acc[r * nv + v] + *(const V*) (x + r * line + v * lanes) * a;        \\
+    }                                                                                                  \\
+    static inline __attribute__((always_inline)) void name(                                            \\
+            const int ways, const int rows, const int nv, const Winner* winners, Py_ssize_t count,     \\
+            const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db) {                   \\
+        const Py_ssize_t lanes = sizeof(V) / sizeof(real);                                             \\
+        V acc[12] = {{0}};                                                                             \\
+        real total[4] = {0};                                                                           \\
+        for (; count >= ways; winners += ways, count -= ways)                                          \\
+            UNROLLED for (int u = 0; u < ways; u++)                                                    \\
+                name##_add(rows, nv, winners + u, x, line, acc + u * rows * nv, total + u);            \\
+        for (; count > 0; winners++, count--) name##_add(rows, nv, winners, x, line, acc, total);      \\
+        UNROLLED for (int u = 1; u < ways; u++) {                                                      \\
+            total[0] += total[u];                                                                      \\
+            UNROLLED for (int i = 0; i < rows * nv; i++) acc[i] = acc[i] + acc[u * rows * nv + i];     \\
+        }                                                                                              \\
+        *db += total[0];                                                                               \\
+        UNROLLED for (int r = 0; r < rows; r++)                                                        \\
+            UNROLLED for (int v = 0; v < nv; v++) {                                                    \\
+                V* to = (V*) (dw + r * dw_row + v * lanes);                                            \\
+                *to = *to + acc[r * nv + v];                                                           \\
+            }                                                                                          \\
+    }
+    DEFINE_WINNERS_TILE(winners_tile, vec)
+    DEFINE_WINNERS_TILE(short_winners_tile, short_vec)
+
+    /* Rows and units alone choose the number of ways, that is the order of the sums. */
+    #define WINNER_WAYS(n) ((n) > 6 ? 1 : (n) > 3 ? 2 : 4)
+    #define WINNERS(name, rows, units, nv) case rows: \\
+        name(WINNER_WAYS((rows) * (units)), rows, nv, winners, count, x, line, dw, dw_row, db); break;
+    #define WINNERS_OF(name, units, nv) switch (rows) { \\
+        WINNERS(name, 1, units, nv) WINNERS(name, 2, units, nv) WINNERS(name, 3, units, nv) \\
+        WINNERS(name, 4, units, nv) WINNERS(name, 5, units, nv) WINNERS(name, 6, units, nv) }
+
+    /* `winners_tile` of 1 to 6 rows, and 1 or 2 vectors of as many units or fewer. */
+    static void winners_tile_of(
+            Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, int is_short, const Winner* winners,
+            Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db) {
+        if (units == 1 && is_short) WINNERS_OF(short_winners_tile, 1, 1)
+        else if (units == 1) WINNERS_OF(winners_tile, 1, 1)
+        else if (nv == 2) WINNERS_OF(winners_tile, 2, 2)
+        else WINNERS_OF(winners_tile, 2, 1)
+    }
     """
-    vec load_eight(const real* p) noexcept nogil
-
-
-cdef inline inlined winners_tile(
-    const Py_ssize_t ways, const Py_ssize_t rows, const Py_ssize_t nv, const bint short,
-    const Winner* winners, Py_ssize_t count, const real* x, Py_ssize_t line, real* dw,
-    Py_ssize_t dw_row, real* db,
-) noexcept nogil:
-    """dw[r] += sum over winners of their value * x[at + r * line], in registers; db += their values.
-
-    `ways` winners have sums of their own, since an addition takes four cycles. Of `short` runs, 8
-    numbers at most are looked at.
-    """
-    cdef vec[2 * WINNER_ROWS] acc
-    cdef real[4] total
-    cdef vec a, b
-    cdef const real* p
-    cdef Py_ssize_t u, r, v, i = 0
-    for u in range(ways):
-        total[u] = 0
-        for r in range(rows * nv):
-            acc[u * rows * nv + r] = vec_set(0)
-    while i + ways <= count:
-        for u in range(ways):
-            total[u] += winners[i + u].value
-            a, p = vec_set(winners[i + u].value), x + winners[i + u].at
-            for r in range(rows):
-                for v in range(nv):
-                    b = load_eight(p + r * line) if short else (<const vec*> (p + r * line + v * VL))[0]
-                    acc[(u * rows + r) * nv + v] = acc[(u * rows + r) * nv + v] + b * a
-        i += ways
-    while i < count:
-        total[0] += winners[i].value
-        a, p = vec_set(winners[i].value), x + winners[i].at
-        for r in range(rows):
-            for v in range(nv):
-                b = load_eight(p + r * line) if short else (<const vec*> (p + r * line + v * VL))[0]
-                acc[r * nv + v] = acc[r * nv + v] + b * a
-        i += 1
-    for u in range(1, ways):
-        total[0] += total[u]
-        for r in range(rows * nv):
-            acc[r] = acc[r] + acc[u * rows * nv + r]
-    db[0] += total[0]
-    for r in range(rows):
-        for v in range(nv):
-            (<vec*> (dw + r * dw_row + v * VL))[0] = (
-                (<vec*> (dw + r * dw_row + v * VL))[0] + acc[r * nv + v])
-
-
-cdef void winners_tile_of(
-    Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, bint short, const Winner* list,
-    Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row, real* db,
-) noexcept nogil:
-    """`winners_tile` of 1 to 6 rows, and 1 or 2 vectors of as many units or fewer.
-
-    Rows and units alone choose the number of ways, that is the order of the sums.
-    """
-    if units == 1 and short:
-        if rows == 6:
-            winners_tile(2, 6, 1, True, list, count, x, line, dw, dw_row, db)
-        elif rows == 5:
-            winners_tile(2, 5, 1, True, list, count, x, line, dw, dw_row, db)
-        elif rows == 4:
-            winners_tile(2, 4, 1, True, list, count, x, line, dw, dw_row, db)
-        elif rows == 3:
-            winners_tile(4, 3, 1, True, list, count, x, line, dw, dw_row, db)
-        elif rows == 2:
-            winners_tile(4, 2, 1, True, list, count, x, line, dw, dw_row, db)
-        else:
-            winners_tile(4, 1, 1, True, list, count, x, line, dw, dw_row, db)
-    elif units == 1:
-        if rows == 6:
-            winners_tile(2, 6, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 5:
-            winners_tile(2, 5, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 4:
-            winners_tile(2, 4, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 3:
-            winners_tile(4, 3, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 2:
-            winners_tile(4, 2, 1, False, list, count, x, line, dw, dw_row, db)
-        else:
-            winners_tile(4, 1, 1, False, list, count, x, line, dw, dw_row, db)
-    elif nv == 2:
-        if rows == 6:
-            winners_tile(1, 6, 2, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 5:
-            winners_tile(1, 5, 2, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 4:
-            winners_tile(1, 4, 2, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 3:
-            winners_tile(2, 3, 2, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 2:
-            winners_tile(2, 2, 2, False, list, count, x, line, dw, dw_row, db)
-        else:
-            winners_tile(4, 1, 2, False, list, count, x, line, dw, dw_row, db)
-    else:
-        if rows == 6:
-            winners_tile(1, 6, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 5:
-            winners_tile(1, 5, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 4:
-            winners_tile(1, 4, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 3:
-            winners_tile(2, 3, 1, False, list, count, x, line, dw, dw_row, db)
-        elif rows == 2:
-            winners_tile(2, 2, 1, False, list, count, x, line, dw, dw_row, db)
-        else:
-            winners_tile(4, 1, 1, False, list, count, x, line, dw, dw_row, db)
+    vec load_short(const real* p) noexcept nogil
+    ctypedef struct Winner:
+        int32_t at
+        real value
+    void winners_tile_of(
+        Py_ssize_t rows, Py_ssize_t units, Py_ssize_t nv, bint is_short, const Winner* winners,
+        Py_ssize_t count, const real* x, Py_ssize_t line, real* dw, Py_ssize_t dw_row,
+        real* db) noexcept nogil
 
 
 cdef inline inlined winners_back_tile(
@@ -358,11 +318,8 @@ cdef class WinnerSums:
         cdef real* db = sums + self.K * self.KH * self.padded_run
         memset(sums, 0, self.size * sizeof(real))
         for n in range(part * self.N // self.parts, (part + 1) * self.N // self.parts):
-            if want_sums and self.unfolded:
-                self.pad_image(x + n * size, copies)
-                self.unfold(copies, scratch)
-            elif want_sums:
-                self.pad_image(x + n * size, scratch)
+            if want_sums:
+                self.read_image(x + n * size, copies, scratch)
             if dx != NULL:
                 memset(copies, 0, self.copies * self.image * sizeof(real))
             p = 0
@@ -379,10 +336,23 @@ cdef class WinnerSums:
                     if dx != NULL:
                         self.spread_winners(winners, count, wt + k * self.KH * self.padded_run, copies)
                 p += self.band
-            if dx != NULL and self.unfolded:
-                self.fold(copies, dx + n * size)
-            elif dx != NULL:
-                self.join_copies(copies, dx + n * size)
+            if dx != NULL:
+                self.write_image(copies, dx + n * size)
+
+    cdef void read_image(self, const real* x, real* copies, real* to) noexcept nogil:
+        """An image as windows see it; what `copies` hold is lost."""
+        if self.unfolded:
+            self.pad_image(x, copies)
+            self.unfold(copies, to)
+        else:
+            self.pad_image(x, to)
+
+    cdef void write_image(self, const real* copies, real* dx) noexcept nogil:
+        """dx of an image."""
+        if self.unfolded:
+            self.fold(copies, dx)
+        else:
+            self.join_copies(copies, dx)
 
     cdef void pad_image(self, const real* x, real* to) noexcept nogil:
         """An image with the zeros around it; and behind its rows, where subnormals would take long."""
@@ -489,8 +459,12 @@ cdef class WinnerSums:
                 c = 0
                 while c < self.C:
                     total = vec_set(0)
-                    for i in range(end - j):
-                        total = total + (<const vec*> (pixel + i * next + c))[0]
+                    if self.C - c <= 8:
+                        for i in range(end - j):
+                            total = total + load_short(pixel + i * next + c)
+                    else:
+                        for i in range(end - j):
+                            total = total + (<const vec*> (pixel + i * next + c))[0]
                     store_part(dx + c, total, self.C - c)
                     c += VL
                 dx += self.C
