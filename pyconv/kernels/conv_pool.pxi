@@ -132,10 +132,12 @@ cdef class ConvPoolPlan:
     cdef ConvPlan conv                             # Winograd, and the dense gradients
     cdef WinnerSums winners                        # gradients as sums over the winners
     cdef bint winners_dw, winners_dx               # which of them
-    cdef LineWide line                             # Winograd along the rows, or None
+    cdef LineWide line                             # Winograd along the rows, of few channels, or None
+    cdef Line lined                                # of more, an image at a time, or None
     cdef Workspace whole_z
     cdef Py_ssize_t N, H, W, C, K
     cdef Py_ssize_t line_plane, line_slot          # of z in quads; a thread's workspace
+    cdef Py_ssize_t lined_slot
     cdef Py_ssize_t inner                          # neighbours in a quad that are always in one window
     cdef Window across                             # of a row of so much shorter
     cdef Py_ssize_t band, bands, z_rows, z_size, slot
@@ -144,6 +146,7 @@ cdef class ConvPoolPlan:
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple dilation,
                  tuple before, Py_ssize_t groups, tuple window, tuple pool_stride, tuple pool_pads,
                  bint direct=False):
+        cdef Py_ssize_t image
         self.conv = ConvPlan(x, w, z, stride, dilation, before, groups, direct)
         self.gather = self.conv.plan_y(False)
         self.g = window_of((1, *z[1:]), (1, *y[1:]), window, pool_stride, (1, 1), pool_pads, False)
@@ -176,6 +179,13 @@ cdef class ConvPoolPlan:
             self.line_slot = (
                 self.line.area + (TILE * self.K + VL) * (self.line_plane + 2 * self.line.v_row + 2 * VL)
                 + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 2 * self.g.OW * self.K + 64)
+        if self.conv.lined_y:
+            self.conv.line_y = Line(*self.conv.along_rows(False))
+            image = self.g.H * self.g.W * self.K
+            if self.conv.line_y.items == self.N and image * <Py_ssize_t> sizeof(real) <= BAND_BYTES:
+                self.lined = self.conv.line_y
+                self.lined_slot = self.lined.area + (image + 127) // 64 * 64 + (
+                    max_scratch(&self.g) // <Py_ssize_t> sizeof(real))
         self.winners_dw = winners_pay(self.conv, window[0] * window[1], False)
         self.winners_dx = winners_pay(self.conv, window[0] * window[1], True)
         if self.winners_dw or self.winners_dx:
@@ -210,6 +220,8 @@ cdef class ConvPoolPlan:
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
         """`forward`; without places where `indices` is NULL."""
+        if self.lined is not None and self.run_lined(x, w, b, relu, y, indices, num_threads):
+            return
         if self.conv.winograd_y or self.conv.lined_y or self.conv.few_y and self.line is None:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
         elif not (self.line is not None and self.run_line(x, w, b, relu, y, indices, num_threads)):
@@ -249,6 +261,36 @@ cdef class ConvPoolPlan:
                            chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
             self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
+
+    cdef bint run_lined(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                        int32_t* indices, int num_threads) except -1:
+        """By Winograd along the rows, an image at a time; False if all must be computed directly."""
+        cdef Shares shares
+        cdef Py_ssize_t turn, n
+        cdef int threads = self.gather.threads(num_threads)
+        cdef real* packed = self.lined.pack(w, num_threads, self.conv.version())
+        cdef real* bias = self.lined.pack_bias(b)
+        cdef real* scratch = self.scratch.take(threads * self.lined_slot)
+        self.lined.spoiled = False
+        share_out(&shares, self.N, threads)
+        for turn in prange(self.N, schedule="dynamic", chunksize=handful(self.N), num_threads=threads,
+                           nogil=True):
+            n = take_item(&shares, threadid())
+            self.lined_image(x, packed, bias, relu, y, indices,
+                             scratch + threadid() * self.lined_slot, n)
+        return not self.lined.spoiled
+
+    cdef void lined_image(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                          int32_t* indices, real* scratch, Py_ssize_t n) noexcept nogil:
+        cdef Window* g = &self.g
+        cdef Py_ssize_t size = g.H * g.W * self.K, p, at
+        cdef real* z = scratch + self.lined.area
+        self.lined.run_item(x, packed, b, False, z - n * size, scratch, n)
+        for p in range(g.OH):
+            at = (n * g.OH + p) * g.OW * self.K
+            max_row(g, z, y + at, places_at(indices, at), p, <char*> (z + (size + 127) // 64 * 64))
+            if relu:
+                cut_losers(y + at, places_at(indices, at), g.OW * self.K)
 
     cdef bint run_line(self, const real* x, const real* w, const real* b, bint relu, real* y,
                        int32_t* indices, int num_threads) except -1:

@@ -388,8 +388,7 @@ cdef class Line:
         cdef Py_ssize_t turn, item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, num_threads, version)
-        cdef real* bias = padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block,
-                                      self.K_group)
+        cdef real* bias = self.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.area)
         self.spoiled = False
         share_out(&shares, self.items, threads)
@@ -400,6 +399,9 @@ cdef class Line:
             self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled
+
+    cdef real* pack_bias(self, const real* b) except? NULL:
+        return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
 
     cdef real* pack(self, const real* w, int num_threads, Py_ssize_t version) except? NULL:
         """All filters, transformed; those of the last call if it had this version."""
