@@ -64,7 +64,7 @@ def order(shuffle: Shuffle, epoch: int, n: int, rng: np.random.Generator) -> NDA
 
 
 def minibatch(x: Array, rows: NDArray[np.int64], out: Array, num_threads: int) -> Array:
-    """The examples `rows` of C-contiguous `x`, in the first rows of `out`; `rows` are known to be right."""
+    """The examples `rows`, known to be right, of C-contiguous `x`: in the first ones of `out`."""
     out = out[: len(rows)]
     _dispatch.active.modules["f"].take_rows(_bytes(x), rows, _bytes(out), num_threads)
     return out

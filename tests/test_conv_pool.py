@@ -87,6 +87,36 @@ def test_equals_the_operations_apart_by_winograd(isa, num_threads, rng):
         assert_array_equal(one, other)
 
 
+# x shape, taps, filters, padding: rows of few and of many quads, whole or not; one image an item
+ALONG_ROWS = [
+    ((3, 28, 28, 1), 5, 6, "same"), ((2, 30, 27, 1), 5, 6, "valid"), ((3, 31, 30, 3), 3, 8, "same"),
+    ((2, 9, 9, 2), 3, 3, "same"), ((3, 64, 64, 3), 4, 8, "same"), ((33, 14, 14, 6), 5, 16, "valid"),
+    ((40, 13, 15, 6), 5, 20, "same"),
+]
+
+
+@pytest.mark.parametrize("num_threads", THREADS)
+@pytest.mark.parametrize(("window", "stride", "pads"), [
+    (2, 2, "valid"), ((3, 2), (2, 2), "valid"), (3, 2, "same"), ((2, 4), (2, 4), "valid"),
+    (8, 8, "same"), ((1, 2), (1, 2), "valid"),
+])
+@pytest.mark.parametrize(("x_shape", "taps", "K", "padding"), ALONG_ROWS)
+def test_bits_of_the_operations_apart(x_shape, taps, K, padding, window, stride, pads, isa, num_threads,
+                                      rng):
+    """Real numbers by transforms along the rows; where these are not finite, directly."""
+    x, w, b = (rng.standard_normal(shape).astype(np.float32)
+               for shape in (x_shape, (taps, taps, x_shape[3], K), (K,)))
+    options = {"padding": padding, "pool_stride": stride, "pool_padding": pads}
+    for special, activation in ((0, None), (1, "relu"), (np.nan, "relu"), (np.inf, None)):
+        x[-1, 5, 5, 0] = special
+        with np.errstate(invalid="ignore"):
+            _, y, indices, _ = apart(x, w, b, window, activation, options)
+        ours, places = pyconv.conv2d_max_pool2d(
+            x, w, b, window, activation=activation, num_threads=num_threads, **options)
+        assert_array_equal(ours, y)
+        assert_array_equal(places, indices)
+
+
 @pytest.mark.parametrize("need", [(), ("x",), ("w",), ("b",), ("w", "b")])
 def test_what_is_not_needed_is_none(need, rng):
     x_shape, w_shape, window, options = CASES["signs-2"]

@@ -271,7 +271,7 @@ def test_sgd_with_momentum():
 
 
 def test_weight_decay_takes_a_share_first():
-    param, m, v = oracle.adam_step(
+    param, _, _ = oracle.adam_step(
         np.array([8.0]), np.array([0.0]), np.zeros(1), np.zeros(1), step=1, learning_rate=0.5,
         weight_decay=0.25,
     )

@@ -68,8 +68,8 @@ __all__ = [
     "global_avg_pool2d", "global_avg_pool2d_backward", "global_max_pool2d",
     "global_max_pool2d_backward", "info", "leaky_relu", "leaky_relu_backward", "max_pool2d",
     "max_pool2d_backward", "mean_squared_error", "relu", "relu_backward", "rmsprop_step",
-    "set_algorithm", "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax", "softmax_backward",
-    "softmax_cross_entropy", "tanh", "tanh_backward", "threads",
+    "set_algorithm", "set_num_threads", "sgd_step", "sigmoid", "sigmoid_backward", "softmax",
+    "softmax_backward", "softmax_cross_entropy", "tanh", "tanh_backward", "threads",
 ]
 
 

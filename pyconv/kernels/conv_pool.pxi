@@ -98,7 +98,7 @@ cdef inline inlined max_all_planes(
 
 cdef void join_halves(const real* planes, Py_ssize_t channels, Py_ssize_t pixels, Py_ssize_t rows,
                       real* y, Py_ssize_t line) noexcept nogil:
-    """`join_row` of one or two rows, which are halves of planes of one vector; `line` numbers of each."""
+    """`join_row` of one or two rows, halves of planes of one vector; `line` numbers of each."""
     cdef vec[16] square
     cdef Py_ssize_t c = (channels - 1) // VL * VL, i, h
     while c >= 0:  # what is written behind the last channel, others write over

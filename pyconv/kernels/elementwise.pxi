@@ -93,7 +93,7 @@ cdef void adam_span(real* w, const real* g, real* m, real* v, Py_ssize_t count, 
 
 def adam(real[::1] w, const real[::1] g, real[::1] m, real[::1] v, double rate, double beta_1,
          double beta_2, double epsilon, double kept, int num_threads):
-    """One step of Adam in place; `rate` has the bias correction in it, `kept` is 1 or what decay leaves."""
+    """One step of Adam in place; `rate` has the bias correction in it, `kept` is what decay leaves."""
     cdef Py_ssize_t item, count = w.shape[0]
     if count == 0:
         return

@@ -34,7 +34,7 @@ cdef extern from *:
     typedef real short_vec __attribute__((
         vector_size(SHORT * sizeof(real)), aligned(sizeof(real)), may_alias));
 
-    /* The first of a vector's numbers, 8 if it has more: what is not read crosses no line of the cache. */
+    /* The first of a vector's numbers, 8 if it has more. What is not read crosses no line. */
     static inline __attribute__((always_inline)) vec load_short(const real* p) {
     #if defined(__AVX512F__)
         if (sizeof(real) == 4) return (vec) _mm512_zextps256_ps512(_mm256_loadu_ps((const float*) p));
@@ -470,7 +470,7 @@ cdef class WinnerSums:
                 dx += self.C
 
     cdef void add_parts(self, real* sums, real* dw, real* db, Py_ssize_t item) noexcept nogil:
-        """Parts in their order, added to the first; dw back into HWIO, a row of some channels' filters."""
+        """A row of some filters: parts in their order, added to the first; dw back into HWIO."""
         cdef Py_ssize_t part, k, kh = item % self.KH, i
         cdef Py_ssize_t k0 = item // self.KH * TURNED, k1 = min(k0 + TURNED, self.K)
         cdef real* row
