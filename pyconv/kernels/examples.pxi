@@ -1,7 +1,7 @@
 # A minibatch: some of the examples, copied one behind the other by all threads.
 #
-# The 64 images of a step of `zoo.signs_convnet` come from memory: NumPy's copy, on one thread, took half as
-# long as the step on two. Here each thread copies the images that it computes with afterwards.
+# The 64 images of a step of `zoo.signs_convnet` come from memory: NumPy's copy, on one thread, took half
+# as long as the step on two. Here each thread copies the images that it computes with afterwards.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
