@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import functional
 from ._arguments import Configurable, choose, real
-from .functional.losses import class_factors
+from .functional.losses import class_factors, labels_fit
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -278,6 +278,8 @@ def class_indices(y: ArrayLike, num_examples: int, num_classes: int) -> NDArray[
 
 
 def _checked_indices(y: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    if y.dtype.kind != "f" and labels_fit(labels := y.astype(np.int64), num_classes):
+        return labels
     if y.size and not (0 <= y.min() and y.max() < num_classes):  # also false for NaN
         raise ValueError(
             f"`y` holds labels from {y.min()} to {y.max()}; a network of {num_classes} outputs "

@@ -311,7 +311,7 @@ cdef class ConvPlan:
     cdef compute_dw(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Either of dw and db may be NULL."""
         if self.outer_dw:
-            dense_filter(x, dy, self.outputs, self.w[2], self.w[3], dw, db, self.dense, num_threads)
+            dense_filter(x, dy, self.outputs, self.w[2], self.w[3], dw, db, num_threads)
             return
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)

@@ -144,54 +144,61 @@ cdef dense_product(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bin
 
 # ------------------------------------------------------------------------------------------ dw, db
 #
-# The sums of all rows stay in registers: neither x nor dw is copied, dy once, into whole vectors.
+# The sums of all rows stay in registers, and nothing is copied: vectors may reach into the next row of
+# dy, but not behind the last one.
 
 cdef inline inlined outer_tile(
     const Py_ssize_t rows, const Py_ssize_t nv, const real* x, Py_ssize_t F, const real* dy,
-    Py_ssize_t dy_step, Py_ssize_t N, real* dw, Py_ssize_t K, Py_ssize_t lanes,
+    Py_ssize_t N, real* dw, Py_ssize_t K, Py_ssize_t lanes,
 ) noexcept nogil:
     """dw[f] = the sum of x[n, f] * dy[n], n = 0, 1, ...; `lanes` of nv vectors."""
     cdef vec[2 * TILE_2_MOST] acc
     cdef vec[2] d
     cdef vec a
+    cdef Py_ssize_t whole_rows = max(0, N - (nv * VL - lanes + K - 1) // K)
     cdef Py_ssize_t n, f, v
     for f in range(rows * nv):
         acc[f] = vec_set(0)
-    for n in range(N):
+    for n in range(whole_rows):
         for v in range(nv):
-            d[v] = (<const vec*> (dy + v * VL))[0]
+            d[v] = (<const vec*> (dy + n * K + v * VL))[0]
         for f in range(rows):
-            a = vec_set(x[f])
+            a = vec_set(x[n * F + f])
             for v in range(nv):
                 acc[f * nv + v] = acc[f * nv + v] + d[v] * a
-        x = x + F
-        dy = dy + dy_step
+    for n in range(whole_rows, N):
+        for v in range(nv):
+            d[v] = load_part(dy + n * K + v * VL, lanes - v * VL)
+        for f in range(rows):
+            a = vec_set(x[n * F + f])
+            for v in range(nv):
+                acc[f * nv + v] = acc[f * nv + v] + d[v] * a
     for f in range(rows):
         for v in range(nv):
             store_part(dw + f * K + v * VL, acc[f * nv + v], lanes - v * VL)
 
 
 cdef void outer_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv, const real* x, Py_ssize_t F, const real* dy, Py_ssize_t dy_step,
-    Py_ssize_t N, real* dw, Py_ssize_t K, Py_ssize_t lanes,
+    Py_ssize_t rows, Py_ssize_t nv, const real* x, Py_ssize_t F, const real* dy, Py_ssize_t N, real* dw,
+    Py_ssize_t K, Py_ssize_t lanes,
 ) noexcept nogil:
     """`outer_tile` of 12, 6, 4 or 1 rows and 1 or 2 vectors."""
     if rows == 12 and nv == 2:
-        outer_tile(12, 2, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(12, 2, x, F, dy, N, dw, K, lanes)
     elif rows == 12:
-        outer_tile(12, 1, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(12, 1, x, F, dy, N, dw, K, lanes)
     elif rows == 6 and nv == 2:
-        outer_tile(6, 2, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(6, 2, x, F, dy, N, dw, K, lanes)
     elif rows == 6:
-        outer_tile(6, 1, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(6, 1, x, F, dy, N, dw, K, lanes)
     elif rows == 4 and nv == 2:
-        outer_tile(4, 2, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(4, 2, x, F, dy, N, dw, K, lanes)
     elif rows == 4:
-        outer_tile(4, 1, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(4, 1, x, F, dy, N, dw, K, lanes)
     elif nv == 2:
-        outer_tile(1, 2, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(1, 2, x, F, dy, N, dw, K, lanes)
     else:
-        outer_tile(1, 1, x, F, dy, dy_step, N, dw, K, lanes)
+        outer_tile(1, 1, x, F, dy, N, dw, K, lanes)
 
 
 cdef inline Py_ssize_t tile_of_few(Py_ssize_t left) noexcept nogil:
@@ -199,18 +206,27 @@ cdef inline Py_ssize_t tile_of_few(Py_ssize_t left) noexcept nogil:
     return TILE_2 if left >= TILE_2 else 6 if left >= 6 else 4 if left >= 4 else 1
 
 
-cdef void outer_item(const real* x, Py_ssize_t F, const real* packed, Py_ssize_t width, Py_ssize_t N,
-                     real* dw, Py_ssize_t K, Py_ssize_t item) noexcept nogil:
+cdef void outer_item(const real* x, Py_ssize_t F, const real* dy, Py_ssize_t K, Py_ssize_t N, real* dw,
+                     Py_ssize_t item) noexcept nogil:
     """OUTER_ITEM rows of dw."""
     cdef Py_ssize_t k = 0, f, rows, end = min((item + 1) * OUTER_ITEM, F)
     while k < K:
         f = item * OUTER_ITEM
         while f < end:
             rows = tile_of_few(end - f)
-            outer_tile_of(rows, 2 if K - k > VL else 1, x + f, F, packed + k, width, N,
-                          dw + f * K + k, K, K - k)
+            outer_tile_of(rows, 2 if K - k > VL else 1, x + f, F, dy + k, N, dw + f * K + k, K, K - k)
             f += rows
         k += 2 * VL
+
+
+cdef void outer_or_sum(const real* x, Py_ssize_t F, const real* dy, Py_ssize_t K, Py_ssize_t N, real* dw,
+                       real* db, Py_ssize_t item, Py_ssize_t items) noexcept nogil:
+    """One of the items of dw, or behind them db."""
+    if item < items:
+        outer_item(x, F, dy, K, N, dw, item)
+    elif db != NULL:
+        memcpy(db, dy, K * sizeof(real))
+        add_row_parts(dy + K, N - 1, K, db, K)
 
 
 cdef bint outer_pays(Py_ssize_t N, Py_ssize_t F, Py_ssize_t K) noexcept:
@@ -219,21 +235,11 @@ cdef bint outer_pays(Py_ssize_t N, Py_ssize_t F, Py_ssize_t K) noexcept:
 
 
 cdef dense_filter(const real* x, const real* dy, Py_ssize_t N, Py_ssize_t F, Py_ssize_t K, real* dw,
-                  real* db, Workspace workspace, int num_threads):
+                  real* db, int num_threads):
     """dw (F, K) = the transpose of x (N, F), times dy (N, K); db = the sum of dy. Each may be NULL."""
-    cdef Py_ssize_t n, k, item, items = (F + OUTER_ITEM - 1) // OUTER_ITEM if dw != NULL else 0
-    cdef Py_ssize_t width = (K + 2 * VL - 1) // (2 * VL) * (2 * VL)
-    cdef real* packed = workspace.take(N * width)
+    cdef Py_ssize_t item, items = (F + OUTER_ITEM - 1) // OUTER_ITEM if dw != NULL else 0
     cdef int threads = team(N * F * K, num_threads)
-    for n in range(N):
-        memcpy(packed + n * width, dy + n * K, K * sizeof(real))
-        memset(packed + n * width + K, 0, (width - K) * sizeof(real))
     region_starts(is_shared(N * F * K))
-    for item in prange(items, schedule="static", num_threads=threads, nogil=True):
-        outer_item(x, F, packed, width, N, dw, K, item)
+    for item in prange(items + 1, schedule="static", num_threads=threads, nogil=True):
+        outer_or_sum(x, F, dy, K, N, dw, db, item, items)
         item_ends()
-    if db != NULL:
-        memcpy(db, dy, K * sizeof(real))
-        for n in range(1, N):
-            for k in range(K):
-                db[k] += dy[n * K + k]
