@@ -125,7 +125,7 @@ class Adam(Optimizer):
     """
 
     slot_names = ("m", "v")
-    weight_decay = 0.0
+    weight_decay = 0.0  # AdamW's, which is otherwise the same
 
     def __init__(
         self,

@@ -53,7 +53,6 @@ def softmax_cross_entropy(
     """
     where = "softmax_cross_entropy"
     x = as_real(logits, where, "logits")
-    module = _dispatch.active.modules[x.dtype.char]
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{where}: `logits` has shape {x.shape}; expected (N, C) with C >= 1")
     N, C = x.shape
@@ -81,7 +80,8 @@ def softmax_cross_entropy(
         weights = factors if weights is None else weights * factors
     count = _threads.resolve(num_threads)
     dx = empty(x.shape, x.dtype, where)
-    loss = module.softmax_cross_entropy(x, places, rows, weights, smoothing, dx, np.empty(N), count)
+    loss = _dispatch.active.modules[x.dtype.char].softmax_cross_entropy(
+        x, places, rows, weights, smoothing, dx, np.empty(N), count)
     return loss, dx
 
 
