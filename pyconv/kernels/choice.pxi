@@ -70,7 +70,7 @@ cdef double other_cycles(K, C, columns, step, list phases, bint inside, double s
                 + step[0] * step[1] * C * ((1.1 if step[1] == 1 else 1.5) * columns + 50))
     far = taps * C * 128 > FAR_BYTES * len(phases)
     return (K + 15) // 16 * (
-        taps * C * summed * (0.63 * columns + (4.3 if far else 1.25) * ((columns + 11) // 12))
+        taps * C * summed * (0.63 * columns + (2 if far else 1.25) * ((columns + 11) // 12))
         + 9.5 * outputs
     ) + (0 if inside else copy_cycles(C, columns, step))
 
@@ -125,8 +125,8 @@ cdef double line_cycles(tuple rows_of, bint back) except -1:
     source, target, groups, step, stride, phases, _ = rows_of
     N, C, K = source[0], source[3] // groups, target[3] // groups
     heights = [len({h for h, _, _ in taps}) for _, taps in phases]
-    parts = wide_parts(phases, step[1], TAPS if max(heights) * C <= LINE_LONG else TAPS - 2)
-    if K < LEAST_LINE or max(heights) * C > LINE_LONGEST or parts is None:
+    parts = line_parts(phases, step[1], C)
+    if K < LEAST_LINE or parts is None:
         return INFINITY
     taps = max(2, max([len(part) for of_phase in parts for part in of_phase]))
     fresh = len({(part[0], len(part)) for of_phase in parts for part in of_phase})
@@ -176,9 +176,8 @@ cdef tuple wide_cut(tuple rows_of):
     """
     source, target, groups, step, stride, phases, _ = rows_of
     N, C, K = source[0], source[3] // groups, target[3] // groups
-    heights = len({h for _, taps in phases for h, _, _ in taps})
-    parts = wide_parts(phases, step[1], TAPS if heights * C <= LINE_LONG else TAPS - 2)
-    if (K > MOST_FILTER or heights * C > LINE_LONGEST or parts is None
+    parts = line_parts(phases, step[1], C)
+    if (K > MOST_FILTER or parts is None
             or target[0] * target[1] * target[2] < 256 or target[2] < 6 * stride[1]):
         return None
     points = TILE - 1 + max(2, max([len(part) for of_phase in parts for part in of_phase]))

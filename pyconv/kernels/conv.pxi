@@ -56,55 +56,67 @@ cdef class ConvPlan:
         if (not self.depthwise and w[1] > 1
                 and self.outputs * w[0] * w[1] * w[2] * w[3] >= LEAST_WORK):
             direct = direct or sizeof(real) == 8
-            self.take("dx", self.choose(True, direct))
+            self.take("dx", self.choose("dx", direct))
             if not direct:
-                self.take("y", self.choose(False, direct))
-                self.take("dw", self.choose_dw())
+                self.take("y", self.choose("y", direct))
+                self.take("dw", self.choose("dw", direct))
 
     cdef list able(self, str direction):
         """What can compute "y", "dx" or "dw"; for `take`."""
-        cdef bint across = 1 in (self.stride[1], self.dilation[1])
+        cdef bint across = 1 in (self.stride[1], self.dilation[1]), one = self.groups == 1
+        cdef tuple rows_of = self.along_rows(direction == "dx")
+        cdef Py_ssize_t C = rows_of[0][3] // self.groups, K = rows_of[1][3] // self.groups
         able = ["direct"]
         if (self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
-                and (direction != "dw" or self.groups == 1)):
+                and (one or direction != "dw")):
             able.append("winograd")
-        if direction == "dw":
-            if across:
+        if (across and (direction == "dw" or self.w[1] >= self.stride[1])
+                and line_parts(rows_of[5], rows_of[3][1], C) is not None):
+            if direction != "dw":
+                able.append("line")
+            if K <= (MOST_FILTER if direction == "dw" and one else WIDE_MOST):
                 able.append("wide")
-            if self.dilation == (1, 1) and row_pairs(-(-self.w[1] // self.stride[1]), self.y[2]):
-                able.append("rows")
-        elif across and self.w[1] >= self.stride[1]:
-            able += ["line", "wide"]
-        if (direction == "dx" and self.groups == 1 and self.w[0] <= SCATTER_ROWS
+        if (direction == "dw" and self.dilation == (1, 1)
+                and row_pairs(-(-self.w[1] // self.stride[1]), self.y[2])):
+            able.append("rows")
+        if (direction == "dx" and one and self.w[0] <= SCATTER_ROWS
                 and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
             able.append("scatter")
         return able
 
-    cdef str choose(self, bint back, bint direct):
-        """What computes y, or dx if `back`: that of which the estimate is least (choice.pxi)."""
+    def estimates(self, str direction, bint direct=False):
+        """Cycles that each driver is expected to take for "y", "dx" or "dw" (choice.pxi).
+
+        If `direct`, of those without Winograd.
+        """
+        cdef list able = self.able(direction)
+        cdef dict cycles
+        if direction == "dw":
+            cycles = {"direct": filter_cycles(self.y, self.w, self.stride, self.groups)}
+            if "winograd" in able:
+                cycles["winograd"] = winograd_filter_cycles(self.x, self.y)
+            if "rows" in able:
+                cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.groups)
+            if "wide" in able:
+                cycles["wide"] = line_wide_filter_cycles(self.along_rows(False))
+            return cycles
+        cdef bint back = direction == "dx"
         cdef tuple rows_of = self.along_rows(back)
-        cdef list able = self.able("dx" if back else "y")
-        cdef dict cycles = {"direct": gather_cycles(rows_of, back)}
+        cycles = {"direct": gather_cycles(rows_of, back)}
         if "scatter" in able:
             cycles["scatter"] = self.plan_scatter().cycles()
         if direct:
-            return min(cycles, key=cycles.get)
+            return cycles
         if "winograd" in able:
             cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
         if "line" in able:
             cycles["line"] = line_cycles(rows_of, back)
-            cycles["wide"] = line_wide_cycles(rows_of, back)
-        return min(cycles, key=cycles.get)
-
-    cdef str choose_dw(self):
-        cdef list able = self.able("dw")
-        cdef dict cycles = {"direct": filter_cycles(self.y, self.w, self.stride, self.groups)}
-        if "winograd" in able:
-            cycles["winograd"] = winograd_filter_cycles(self.x, self.y)
-        if "rows" in able:
-            cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.groups)
         if "wide" in able:
-            cycles["wide"] = line_wide_filter_cycles(self.along_rows(False))
+            cycles["wide"] = line_wide_cycles(rows_of, back)
+        return cycles
+
+    cdef str choose(self, str direction, bint direct):
+        cdef dict cycles = self.estimates(direction, direct)
         return min(cycles, key=cycles.get)
 
     def take(self, str direction, str driver):

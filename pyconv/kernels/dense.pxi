@@ -108,7 +108,7 @@ cdef void block_item(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, b
     cdef Py_ssize_t nv = (lanes + VL - 1) // VL
     cdef Run run = Run(0, 0)
     cdef real* bias = packed + R * nv * VL
-    cdef Block tiles = Block(1, 0, 0, R, 0, M, &run, 1, R, 1, nv * VL, bias, relu)
+    cdef Block tiles = Block(1, 0, 0, R, 0, M, &run, 1, R, 1, nv * VL, bias, relu, True)
     if turned:
         pack_columns(w + m * R, R, R, lanes, packed, nv * VL)
     else:

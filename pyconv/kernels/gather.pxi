@@ -24,6 +24,7 @@ cdef struct Phase:
 cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
+    TAPS_BYTES = 262_144    # of weights that all tiles take before the next ones: likewise
 
 
 cdef tuple in_rows(tuple shape):
@@ -156,14 +157,17 @@ cdef class Gather:
                          and bottom <= self.H and right <= self.W)
         self.band, self.chunks = max(1, self.rows), 1
         width = (self.columns - 1) * self.step_w + self.span_w
-        while self.band > 1 and (
-            not self.in_place and (self.band_rows() * width * self.C * <Py_ssize_t> sizeof(real)
-                                   > (1 if self.copies_little() else 4) * BAND_BYTES)
-            or self.in_place and self.band * self.columns * (self.C + self.TC) * sizeof(real)
-            > BAND_BYTES
-            # Rows that fill no tile make tiles below each other (spans.pxi), if they are enough.
-            or (self.columns > TILE_1 or self.band * self.columns > 2 * ROW) and self.too_few_items()
-        ):
+        # Every band reads all weights. Where they do not stay in L2, bands are better large, and items
+        # more by chunks of channels, each of which copies the band.
+        far = (self.tap_count * self.C_group * self.TC * <Py_ssize_t> sizeof(real) > 4 * BAND_BYTES
+               and not self.in_place)
+        while self.band > 1 and self.too_large(width, 2 * BAND_BYTES if far else BAND_BYTES):
+            self.band = (self.band + 1) // 2
+        while far and self.chunks < self.blocks and self.too_few_items():
+            self.chunks = min(2 * self.chunks, self.blocks)
+        # Rows that fill no tile make tiles below each other (spans.pxi), if they are enough.
+        while (self.band > 1 and (self.columns > TILE_1 or self.band * self.columns > 2 * ROW)
+               and self.too_few_items()):
             self.band = (self.band + 1) // 2
         while self.chunks < self.blocks and self.too_few_items():
             self.chunks = min(2 * self.chunks, self.blocks)
@@ -188,6 +192,13 @@ cdef class Gather:
     cdef bint copies_little(self):
         """Whether a band takes few rows more than it is long: its neighbours copy them, too."""
         return self.in_place or self.band * self.step_h >= 2 * self.span_h
+
+    cdef bint too_large(self, Py_ssize_t width, Py_ssize_t most):
+        """Whether what a band copies, or reads and writes, is more than stays in L2."""
+        if self.in_place:
+            return self.band * self.columns * (self.C + self.TC) * <Py_ssize_t> sizeof(real) > most
+        return (self.band_rows() * width * self.C * <Py_ssize_t> sizeof(real)
+                > (most if self.copies_little() else 4 * BAND_BYTES))
 
     cdef bint too_few_items(self):
         cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
@@ -395,7 +406,7 @@ cdef class Gather:
                                   y + q * row_step + column * pixel, lanes)
             return
         tiles = Block(0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel, NULL, 0,
-                      0, 1, w_step, b, relu)
+                      0, 1, w_step, b, relu, phase.taps == 1)
         # Zeros outside the image count where a weight is infinite or NaN; few pixels' are not looked at.
         whole = self.spoiled or self.few
         first = phase.first_span
@@ -439,7 +450,30 @@ cdef class Gather:
             elif self.cycle:
                 cycle_lines(pixels, self.cycle, lanes, &tiles, x, packed, to)
             else:
-                pixel_lines(pixels, nv, lanes, &tiles, x, packed, to)
+                self.run_tiles(pixels, nv, lanes, &tiles, x, packed, to)
+
+    cdef void run_tiles(self, Py_ssize_t pixels, Py_ssize_t nv, Py_ssize_t lanes, const Block* tiles,
+                        const real* x, const real* packed, real* y) noexcept nogil:
+        """`pixel_lines`; where weights are many, all tiles take some of them before the next."""
+        cdef Block part = tiles[0]
+        cdef Py_ssize_t most = TAPS_BYTES // (nv * VL * <Py_ssize_t> sizeof(real))  # inputs
+        cdef Py_ssize_t some, length, c, left = tiles.runs
+        if (left * tiles.length <= most or lanes < nv * VL or tiles.lines * pixels <= tile_rows(nv)):
+            pixel_lines(pixels, nv, lanes, tiles, x, packed, y)
+            return
+        some = even_part(left, max(1, most // tiles.length))  # whole runs,
+        length = even_part(tiles.length, most)                # or parts of one
+        while left > 0:
+            part.runs = min(some, left)
+            left -= part.runs
+            c = 0
+            while c < tiles.length:
+                part.length = min(length, tiles.length - c)
+                part.relu = tiles.relu and left == 0 and c + part.length == tiles.length
+                pixel_lines(pixels, nv, lanes, &part, x + c * tiles.c_step, packed + c * tiles.w_step, y)
+                part.b = NULL
+                c += part.length
+            part.run += part.runs
 
     cdef Py_ssize_t same_rows(self, const Phase* phase, Py_ssize_t q, Py_ssize_t end,
                               Py_ssize_t* first, Py_ssize_t* last) noexcept nogil:
@@ -492,7 +526,7 @@ cdef class Gather:
         cdef Py_ssize_t t, h, w
         cdef Py_ssize_t width = lanes if self.wide else nv * VL
         cdef Run run = Run(0, 0)
-        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &run, 1, self.C_group, 1, width, NULL, False)
+        cdef Block tile = Block(1, 1, 0, 0, 0, 0, &run, 1, self.C_group, 1, width, NULL, False, False)
         memcpy(total, b, width * sizeof(real))
         band += (q - q0) * self.line + column * (1 if self.wide else self.pixel)
         for t in range(phase.first_tap, phase.first_tap + phase.taps):

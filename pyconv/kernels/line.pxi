@@ -44,6 +44,43 @@ cdef list spread_columns(list phases, Py_ssize_t d):
         for (row, _), taps in phases for r in range(d)]
 
 
+cdef Py_ssize_t longest_sum(list phases, Py_ssize_t C) except -1:
+    """Kernel rows times C input channels."""
+    return C * max([len({h for h, _, _ in taps}) for _, taps in phases])
+
+
+cdef Py_ssize_t most_taps(list phases, Py_ssize_t C) except -1:
+    """Those of a part."""
+    return TAPS if longest_sum(phases, C) <= LINE_LONG else TAPS - 2
+
+
+cdef list line_parts(list phases, Py_ssize_t step, Py_ssize_t C):
+    """Of each phase, its parts: columns of taps that are `step` apart.
+
+    None if there is no transform: taps are alone, or apart, or sums would be too long.
+    """
+    cdef Py_ssize_t most
+    combs, parts = [], []
+    for _, taps in phases:
+        columns = sorted({w for _, w, _ in taps})
+        of_phase = [[w for w in columns if w % step == r] for r in range(step)]
+        if any([b - a != step for comb in of_phase for a, b in zip(comb, comb[1:])]):
+            return None
+        combs.append(of_phase)
+    longest = max([len(comb) for of_phase in combs for comb in of_phase])
+    if longest < 2 or longest_sum(phases, C) > LINE_LONGEST:
+        return None
+    most = even_part(longest, most_taps(phases, C))
+    for of_phase in combs:
+        cut = []
+        for comb in of_phase:
+            while comb:
+                cut.append(comb[:even_part(len(comb), most)])
+                comb = comb[even_part(len(comb), most):]
+        parts.append(cut)
+    return parts
+
+
 cdef class Line:
     """y or dx of a convolution by one-dimensional transforms. Parameters as for `Gather`.
 
@@ -95,16 +132,15 @@ cdef class Line:
 
     cdef list deal_out(self, list phases):
         """Find the parts; for each phase, its runs: (plane, kind, kernel row, indices of the taps)."""
-        cdef Py_ssize_t p, i, count, taps_h
+        cdef Py_ssize_t p, i, count
         cdef dict planes = {}
         cdef list dealt = []
         rows = [sorted({h for h, _, _ in taps}) for _, taps in phases]
         columns = [sorted({w for _, w, _ in taps}) for _, taps in phases]
         combs = [[[w for w in ws if w % self.step_w == r] for r in range(self.step_w)]
                  for ws in columns]
-        taps_h = max(map(len, rows))
         self.taps = max(2, even_part(max([len(comb) for of_phase in combs for comb in of_phase]),
-                                     TAPS if taps_h * self.C_group <= LINE_LONG else TAPS - 2))
+                                     most_taps(phases, self.C_group)))
         self.pairs = (self.taps + TILE - 2) // 2
         self.kind = self.taps + TILE - 1 - 2 * self.pairs
         fill_table(&self.table, self.pairs)

@@ -34,29 +34,6 @@ cdef struct LineWidePhase:
     Py_ssize_t m                    # and its m
 
 
-cdef list wide_parts(list phases, Py_ssize_t step, Py_ssize_t most):
-    """Of each phase, its parts: columns of at most `most` taps, `step` apart. None: there are none."""
-    combs, parts = [], []
-    for _, taps in phases:
-        columns = sorted({w for _, w, _ in taps})
-        of_phase = [[w for w in columns if w % step == r] for r in range(step)]
-        if any([b - a != step for comb in of_phase for a, b in zip(comb, comb[1:])]):
-            return None
-        combs.append(of_phase)
-    longest = max([len(comb) for of_phase in combs for comb in of_phase])
-    if longest < 2:
-        return None
-    most = even_part(longest, most)
-    for of_phase in combs:
-        cut = []
-        for comb in of_phase:
-            while comb:
-                cut.append(comb[:even_part(len(comb), most)])
-                comb = comb[even_part(len(comb), most):]
-        parts.append(cut)
-    return parts
-
-
 cdef class LineWide:
     """y, or dx, of a convolution with few output channels: what the `Gather` g computes directly."""
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, C_group, K, step_h, step_w, stride_h, stride_w
@@ -99,9 +76,7 @@ cdef class LineWide:
                    [(g.tap_h[t], g.tap_w[t], g.tap_index[t])
                     for t in range(g.phases[p].first_tap, g.phases[p].first_tap + g.phases[p].taps)])
                   for p in range(g.phase_count)]
-        rows_h = len({h for _, taps in phases for h, _, _ in taps})
-        parts = wide_parts(phases, self.step_w,
-                           TAPS if rows_h * self.C_group <= LINE_LONG else TAPS - 2)
+        parts = line_parts(phases, self.step_w, self.C_group)
         self.taps = max(2, max([len(part) for of_phase in parts for part in of_phase]))
         self.points = self.taps + TILE - 1
         firsts = sorted({part[0] for of_phase in parts for part in of_phase})

@@ -286,7 +286,7 @@ cdef class Scatter:
         cdef Py_ssize_t nv
         cdef Run run = Run(0, 0)
         cdef Block tiles = Block(1, 0, 0, self.C, 0, self.lanes, &run, 1, self.C, 1, 0,
-                                 <const real*> self.zeros.data, False)
+                                 <const real*> self.zeros.data, False, True)
         while lane < end:
             nv = min(2, (end - lane) // VL)
             tiles.w_step = nv * VL

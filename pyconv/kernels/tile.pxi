@@ -29,6 +29,7 @@ cdef struct Block:
     Py_ssize_t runs, length, c_step, w_step
     const real* b
     bint relu
+    bint once    # x is read but here, by one tap, from memory
 
 
 cdef struct Pixels:
@@ -76,7 +77,7 @@ cdef inline inlined sum_tiles(
     cdef Py_ssize_t i, v, r, c, t, line
     cdef const real* from_x
     cdef const real* from_w
-    cdef const real* p
+    cdef const real* p[4]  # of every third row: the two behind it are one register away, and two
     cdef const real* next_x
     cdef real* to
     cdef real* to_y
@@ -96,9 +97,10 @@ cdef inline inlined sum_tiles(
                 for v in range(nv):
                     prefetch_to_write(to_y + (rows + i) * y_step + v * VL)
             for r in range(block.runs):
-                p = from_x + block.run[r].x
+                for i in range((rows + 2) // 3):
+                    p[i] = opaque(from_x + block.run[r].x + 3 * i * x_step)
                 from_w = w + block.run[r].w * w_step
-                next_x = p + rows * x_step
+                next_x = p[0] + rows * x_step
                 for c in range(block.length):
                     for v in range(nv):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
@@ -106,10 +108,11 @@ cdef inline inlined sum_tiles(
                             prefetch(from_w + WEIGHTS_AHEAD * w_step + v * VL)
                     from_w = from_w + w_step
                     for i in range(rows):
-                        a = vec_set(p[i * x_step])
+                        a = vec_set(p[i // 3][i % 3 * x_step])
                         for v in range(nv):
                             acc[i * nv + v] = add_product(nv, acc[i * nv + v], wv[v], a)
-                    p = p + c_step
+                    for i in range((rows + 2) // 3):
+                        p[i] = opaque(p[i] + c_step)
                     if not many:
                         prefetch(next_x)
                         next_x = next_x + rows
@@ -135,7 +138,7 @@ cdef inline inlined pixel_tiles(
         sum_tiles(rows, nv, True, block, block.x_step, block.c_step, block.w_step, x, w, y)
     elif block.c_step != 1:
         sum_tiles(rows, nv, False, block, 1, block.c_step, nv * VL, x, w, y)
-    elif (block.runs > 1 and block.runs * block.length * nv * VL * <Py_ssize_t> sizeof(real) > FEW_BYTES
+    elif (not block.once and block.runs * block.length * nv * VL * <Py_ssize_t> sizeof(real) > FEW_BYTES
           or block.lines * block.tiles <= FEW_TIMES):
         sum_tiles(rows, nv, True, block, block.x_step, 1, nv * VL, x, w, y)
     else:

@@ -202,6 +202,14 @@ cdef extern from *:
     #define prefetch(p) __builtin_prefetch(p)
     #define prefetch_to_write(p) __builtin_prefetch(p, 1)  /* plain ones without -mprfchw */
     #define prefetch_later(p) __builtin_prefetch(p, 0, 2)  /* as far as L2 */
+    /* p, of which GCC forgets how it was made: what it would compute from another pointer again, at a
+       constant distance that it keeps on the stack, stays a register. */
+    static inline __attribute__((always_inline)) const real* opaque(const real* p) {
+    #if defined(__GNUC__)
+        __asm__("" : "+r"(p));
+    #endif
+        return p;
+    }
     /* Products between fetching a weight and its use, 6 to 12 cycles each: L2 takes 15, and longer where
        lines come one after the other. */
     #define WEIGHTS_AHEAD 8
@@ -274,5 +282,6 @@ cdef extern from *:
     void prefetch(const void* p) noexcept nogil
     void prefetch_to_write(const void* p) noexcept nogil
     void prefetch_later(const void* p) noexcept nogil
+    const real* opaque(const real* p) noexcept nogil
     # A tile is inlined with its sizes constant, so that its sums stay in registers.
     ctypedef void inlined "__attribute__((always_inline)) void"
