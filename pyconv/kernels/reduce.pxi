@@ -16,6 +16,7 @@ cdef enum:
     IMAGES_BYTES = 262_144      # and so does what a band of several images reads
     PART_PIXELS = 64            # a part of fewer costs more in sums that are written, read and added
     LEAST_PARTS = 8             # than it saves; but threads should all have work
+    GAP = 4                     # numbers of a pixel that could come while memory begins with a piece
 
 
 cdef void add_pixels(const real* x, Py_ssize_t pixels, Py_ssize_t step, Py_ssize_t nv,
@@ -215,6 +216,8 @@ cdef class Reduce:
                 parts = max(1, min((items + tiles - 1) // tiles, self.N * self.OH))
                 cost = (
                     (1 if self.in_place else 3) * x_size * ((self.K_group + k - 1) // k)
+                    # short pieces of pixels, that the hardware does not see coming
+                    * (c if c == self.C else c + GAP) // c
                     + pixels * self.K * ((self.C_group + c - 1) // c)
                     + dw_size * (4 * parts if parts > 1 else 2)
                     # a slice that leaves L2 comes back for every band
