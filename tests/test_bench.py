@@ -378,10 +378,16 @@ def test_what_the_peer_cannot_do_is_left_out(fake_peer, capsys):
     assert row.removesuffix(" *").split()[-2:] == ["-", "-"]
 
 
-def test_a_peer_that_stops_is_one_line(fake_peer, capsys):
-    assert bench(*fake_peer([{"layouts": ["a"], "sample": small_sample()}])) == 1
-    assert last_line(capsys.readouterr().err) == (
-        "pyconv: error: the peer stopped: nothing more to say")
+@pytest.mark.parametrize("answers", [0, 1, 3])  # it stops when asked to prepare, or in some round
+def test_a_peer_that_stops_is_one_line(fake_peer, answers, capsys):
+    given = [{"layouts": ["a"], "sample": small_sample()}, *[{"seconds": 1e-3}] * 2][:answers]
+    assert bench(*fake_peer(given), "--rounds", "3") == 0
+    written = capsys.readouterr()
+    row = next(line for line in written.out.splitlines() if "small_conv" in line)
+    assert row.removesuffix(" *").split()[-2:] == ["-", "-"]
+    assert last_line(written.err) == (
+        "pyconv: Fake, at small_conv forward: the peer stopped: nothing more to say; it is started "
+        "again for the next")
 
 
 needs_peers = pytest.mark.skipif(

@@ -9,6 +9,7 @@ their work, which would take a core from the other side.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from . import reference
-from .peer import Peer, PeerCannotError
+from .peer import Peer, PeerCannotError, PeerError
 from .problem import Problem, problems, sample
 from .shapes import ConvShape, PoolShape
 
@@ -132,10 +133,26 @@ def measure(problem: Problem, threads: Sequence[int], rounds: int,
             time.sleep(PAUSE)
             for peer, found in layouts.items():
                 for layout in found:
-                    seconds = peer.time(layout, m.threads, ROUND)
+                    try:
+                        seconds = peer.time(layout, m.threads, ROUND)
+                    except PeerError as error:
+                        _go_on_without(peer, problem, error)
+                        layouts[peer] = []
+                        break
                     m.peer_rounds[peer.name][layout].append(seconds)
                     time.sleep(PAUSE)
+    for m in measurements:
+        for peer, found in layouts.items():
+            if not found:
+                m.peer_rounds.pop(peer.name, None)
     return measurements
+
+
+def _go_on_without(peer: Peer, problem: Problem, error: PeerError) -> None:
+    """Some shapes are fatal to some libraries; they shall not end the benchmark."""
+    print(f"pyconv: {peer.name}, at {problem}: {error}; it is started again for the next",
+          file=sys.stderr)
+    peer.restart()
 
 
 def seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
@@ -173,6 +190,9 @@ def _prepare(peer: Peer, problem: Problem, call: Callable[[], Any]) -> list[str]
     try:
         theirs = peer.prepare(problem)
     except PeerCannotError:
+        return []
+    except PeerError as error:
+        _go_on_without(peer, problem, error)
         return []
     ours = next(iter(problem.named(call()).values()))  # y, dx or dw
     reference.compare(sample(ours, len(theirs)), theirs, reference.WINOGRAD_ERROR,

@@ -57,6 +57,11 @@ class Peer:
     """
 
     def __init__(self, script: Path, python: str) -> None:
+        self._script, self._python = script, python
+        self._start()
+
+    def _start(self) -> None:
+        script, python = self._script, self._python
         self.layouts: list[str] = []
         self._errors = tempfile.TemporaryFile("w+")
         try:
@@ -102,6 +107,11 @@ class Peer:
     def time(self, layout: str, threads: int, seconds: float) -> float:
         """Mean seconds of a call, over as many calls as fill `seconds`."""
         return self._ask(do="time", layout=layout, threads=threads, seconds=seconds)["seconds"]
+
+    def restart(self) -> None:
+        """Begin again, with a process that is not prepared for anything."""
+        self.close()
+        self._start()
 
     def close(self) -> None:
         """End the process."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ncnn
 import numpy as np
-from peer_protocol import HASH, serve
+from peer_protocol import integers, serve
 
 HALF_PRECISION = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic",
                   "use_bf16_packed", "use_bf16_storage")
@@ -24,7 +24,7 @@ ONLY_LAYOUT = "ncnn's own"
 def values(shape, seed):
     """Integers from -4 to 4 as float32, in row-major order of `shape`."""
     index = np.arange(np.prod(shape, dtype=np.int64)) + seed * 1000003
-    return ((index * HASH % 2**32 >> 16) % 9 - 4).astype(np.float32).reshape(shape)
+    return integers(index).astype(np.float32).reshape(shape)
 
 
 def convolution(p, allocators):

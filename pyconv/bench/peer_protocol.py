@@ -17,7 +17,16 @@ import sys
 from time import perf_counter
 
 SAMPLE = 512  # values of the result that are sent back
-HASH = 2654435761  # Knuth's multiplicative hash; pyconv/bench/problem.py draws the same values
+HASH = 2654435761  # Knuth's multiplicative hash: the fraction of the golden ratio
+MIX = 739982445  # of a second round: after one, neighbours cancel out in sums, and errors look large
+LARGEST = 4  # of a value
+
+
+def integers(index):
+    """-4 to 4, as good as random, for an integer array of NumPy or PyTorch."""
+    h = index * HASH % 2**32
+    h = (h ^ (h >> 15)) * MIX % 2**32
+    return (h >> 16) % (2 * LARGEST + 1) - LARGEST
 
 
 def serve(name, version, prepare, set_threads):

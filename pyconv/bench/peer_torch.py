@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own custom)
-from peer_protocol import HASH, serve
+from peer_protocol import integers, serve
 
 aten = torch.ops.aten
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -24,7 +24,7 @@ def values(shape, seed):
     for n in shape:
         count *= n
     index = torch.arange(count, dtype=torch.int64) + seed * 1000003
-    return ((index * HASH % 2**32 >> 16) % 9 - 4).to(torch.float32).reshape(shape)
+    return integers(index).to(torch.float32).reshape(shape)
 
 
 def image(shape, seed, layout):

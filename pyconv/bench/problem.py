@@ -15,10 +15,10 @@ import numpy as np
 
 from .. import functional
 from ..functional._arrays import empty
+from .peer_protocol import HASH, LARGEST, integers
 from .shapes import ConvShape, PoolShape
 
-HASH = 2654435761  # Knuth's multiplicative hash; the peers draw the same values
-LARGEST = 4  # of a value
+__all__ = ["LARGEST", "Problem", "sample", "values"]
 
 
 def values(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -27,9 +27,8 @@ def values(shape: tuple[int, ...], seed: int) -> np.ndarray:
     In memory as pyconv's results, and PyTorch's, are: large arrays begin with a line of the cache.
     """
     index = np.arange(np.prod(shape, dtype=np.int64)) + seed * 1000003
-    spread = (index * HASH % 2**32 >> 16) % (2 * LARGEST + 1) - LARGEST
     array = empty(shape, np.float32, "bench")
-    array[...] = spread.reshape(shape)
+    array[...] = integers(index).reshape(shape)
     return array
 
 
