@@ -253,14 +253,16 @@ cdef class ConvPoolPlan:
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
-        cdef real* packed = self.gather.pack(w, num_threads, self.conv.version())
+        cdef Packed packed
         cdef real* bias = self.gather.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.slot)
+        self.gather.pack(&packed, w, threads, self.conv.version())
         share_out(&shares, self.N * self.bands, threads)
         for turn in prange(self.N * self.bands, schedule="dynamic",
                            chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.run_item(x, packed, bias, relu, y, indices, scratch + threadid() * self.slot, item)
+            self.run_item(x, self.gather.packed_by(&packed, threadid()), bias, relu, y, indices,
+                          scratch + threadid() * self.slot, item)
 
     cdef bint run_lined(self, const real* x, const real* w, const real* b, bint relu, real* y,
                         int32_t* indices, int num_threads) except -1:
@@ -268,15 +270,16 @@ cdef class ConvPoolPlan:
         cdef Shares shares
         cdef Py_ssize_t turn, n
         cdef int threads = self.gather.threads(num_threads)
-        cdef real* packed = self.lined.pack(w, num_threads, self.conv.version())
+        cdef Packed packed
         cdef real* bias = self.lined.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.lined_slot)
+        self.lined.pack(&packed, w, threads, self.conv.version())
         self.lined.spoiled = False
         share_out(&shares, self.N, threads)
         for turn in prange(self.N, schedule="dynamic", chunksize=handful(self.N), num_threads=threads,
                            nogil=True):
             n = take_item(&shares, threadid())
-            self.lined_image(x, packed, bias, relu, y, indices,
+            self.lined_image(x, self.lined.packed_by(&packed, threadid()), bias, relu, y, indices,
                              scratch + threadid() * self.lined_slot, n)
         return not self.lined.spoiled
 
@@ -298,15 +301,16 @@ cdef class ConvPoolPlan:
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
-        cdef real* packed = self.line.pack(w, self.conv.version())
+        cdef Packed packed
         cdef real* bias = self.line.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.line_slot)
+        self.line.pack(&packed, w, threads, self.conv.version())
         self.line.spoiled = False
         share_out(&shares, self.N * self.bands, threads)
         for turn in prange(self.N * self.bands, schedule="dynamic",
                            chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.line_item(x, packed, bias, relu, y, indices,
+            self.line_item(x, self.line.packed_by(&packed, threadid()), bias, relu, y, indices,
                            scratch + threadid() * self.line_slot, item)
         return not self.line.spoiled
 

@@ -565,37 +565,51 @@ cdef class Gather:
         """Tiny work stays on one thread."""
         return team(self.work, num_threads)
 
-    cdef real* pack(self, const real* w, int num_threads, Py_ssize_t version) except? NULL:
+    cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
         """All channel blocks of the filter, packed; those of the last call if it had this version."""
         cdef Py_ssize_t block
         cdef Py_ssize_t size = self.blocks * self.packed_size
-        cdef int threads = num_threads if size > TINY else 1
-        cdef real* packed = self.weights.take(size)
+        cdef bint own = each_packs(packed, self.weights, w, size, threads, version)
         self.w = w
         if version and version == self.version:
-            return packed
+            return 0
         self.spoiled, self.version = False, version
+        if own:
+            return 0
         region_starts(size > TINY)
-        for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
-            self.pack_block(w, packed, block)
+        for block in prange(self.blocks, schedule="static", num_threads=threads if size > TINY else 1,
+                            nogil=True):
+            self.pack_block(w, packed.first, block)
             item_ends()
-        return packed
+        return 0
+
+    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
+        """The weights that a thread reads."""
+        cdef Py_ssize_t block
+        cdef real* mine = packed.first + thread * packed.own
+        if packed.own and not packed.of[thread].made:
+            for block in range(self.blocks):
+                self.pack_block(packed.w, mine, block)
+            packed.of[thread].made = True
+        return mine
 
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
              int num_threads, Py_ssize_t version=0):
         """Pack the weights, then compute every item. For `version` see `Winograd.run`."""
         cdef Shares shares
+        cdef Packed packed
         cdef Py_ssize_t turn, item
         cdef int threads = self.threads(num_threads)
-        cdef real* packed = self.pack(w, num_threads, version)
         cdef real* scratch = self.scratch.take(threads * self.area)
         cdef real* bias = self.pack_bias(b)
+        self.pack(&packed, w, threads, version)
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
+                          scratch + threadid() * self.area, item)
             item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:

@@ -422,36 +422,50 @@ cdef class Line:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
+        cdef Packed packed
         cdef int threads = team(self.work, num_threads)
-        cdef real* packed = self.pack(w, num_threads, version)
         cdef real* bias = self.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.area)
+        self.pack(&packed, w, threads, version)
         self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
+                          scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
 
-    cdef real* pack(self, const real* w, int num_threads, Py_ssize_t version) except? NULL:
+    cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
         """All filters, transformed; those of the last call if it had this version."""
         cdef Py_ssize_t block, size = self.blocks * self.u_size
-        cdef int threads = num_threads if size > TINY else 1
-        cdef real* packed = self.weights.take(size)
+        cdef bint own = each_packs(packed, self.weights, w, size, threads, version)
         if version and version == self.version:
-            return packed
+            return 0
         self.version = version
+        if own:
+            return 0
         region_starts(size > TINY)
-        for block in prange(self.blocks, schedule="static", num_threads=threads, nogil=True):
-            self.pack_block(w, packed, block)
+        for block in prange(self.blocks, schedule="static", num_threads=threads if size > TINY else 1,
+                            nogil=True):
+            self.pack_block(w, packed.first, block)
             item_ends()
-        return packed
+        return 0
+
+    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
+        """The filters that a thread reads."""
+        cdef Py_ssize_t block
+        cdef real* mine = packed.first + thread * packed.own
+        if packed.own and not packed.of[thread].made:
+            for block in range(self.blocks):
+                self.pack_block(packed.w, mine, block)
+            packed.of[thread].made = True
+        return mine
 
 
 cdef inline inlined finish(

@@ -202,13 +202,26 @@ cdef class LineWide:
         self.slot = max(self.pixels * self.C, TILE * self.stride_w * self.TC) + 2 * VL
         self.area = (self.patch + (VL + 1) * self.slot + 15) // 16 * 16
 
-    cdef real* pack(self, const real* w, Py_ssize_t version) except? NULL:
-        """The filter, transformed: [group, phase, point, c, run, k]. `version` as in `Gather.pack`."""
-        cdef Py_ssize_t p, h, c, group
-        cdef real* packed = self.weights.take(self.groups * self.filters + WIDE_MOST)
-        if version and version == self.version:
-            return packed
+    cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
+        """The filter, transformed; that of the last call if it had this version."""
+        cdef bint own = each_packs(packed, self.weights, w, self.groups * self.filters + WIDE_MOST,
+                                   threads, version)
+        if not (version and version == self.version or own):
+            self.pack_all(w, packed.first)
         self.version = version
+        return 0
+
+    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
+        """The filter that a thread reads."""
+        cdef real* mine = packed.first + thread * packed.own
+        if packed.own and not packed.of[thread].made:
+            self.pack_all(packed.w, mine)
+            packed.of[thread].made = True
+        return mine
+
+    cdef void pack_all(self, const real* w, real* packed) noexcept nogil:
+        """[group, phase, point, c, run, k]."""
+        cdef Py_ssize_t p, h, c, group
         for group in range(self.groups):
             for p in range(self.phase_count):
                 for c in range(self.C_group):
@@ -217,7 +230,6 @@ cdef class LineWide:
                             &self.phases[p], w + group * self.w_group + c * self.w_in, h,
                             packed + group * self.filters + self.phases[p].filters
                             + (c * self.phases[p].runs + h) * self.K)
-        return packed
 
     cdef void pack_run(self, const LineWidePhase* phase, const real* w, Py_ssize_t run,
                        real* to) noexcept nogil:
@@ -433,16 +445,18 @@ cdef class LineWide:
         """Compute y; False if some of it is not finite and all of it must be computed directly."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
+        cdef Packed packed
         cdef int threads = team(self.work, num_threads)
-        cdef real* packed = self.pack(w, version)
         cdef real* bias = self.pack_bias(b)
         cdef real* scratch = self.scratch.take(threads * self.area)
+        self.pack(&packed, w, threads, version)
         self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                            num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.run_item(x, packed, bias, relu, y, scratch + threadid() * self.area, item)
+            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
+                          scratch + threadid() * self.area, item)
             item_ends()
         return not self.spoiled

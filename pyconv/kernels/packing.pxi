@@ -4,6 +4,34 @@ from libc.string cimport memcpy, memset
 
 cdef enum:
     PACK_AHEAD = 16         # rows of weights: a step between them keeps the hardware from fetching
+    OWN = 16_384            # numbers of weights: 64 KB stay in L2, if not in L1
+
+cdef struct Copy:
+    bint made
+    char others[124]        # two cache lines: what is made has its own, as in items.pxi
+
+cdef struct Packed:
+    # Packed weights: one copy for all threads, or of few weights one for each, which makes it before its
+    # first item. To have them from the caches of another core, and to make it give up the last call's,
+    # takes longer: half of the time of a convolution of 4 million multiply-adds.
+    const real* w
+    real* first
+    Py_ssize_t own          # numbers from one copy to the next, or 0
+    Copy[SHARES] of
+
+
+cdef bint each_packs(Packed* packed, Workspace weights, const real* w, Py_ssize_t size, int threads,
+                     Py_ssize_t version) except -1:
+    """Take room for `size` numbers. Whether each thread packs its own: not what is kept as a version."""
+    cdef int t
+    packed.w, packed.own = w, 0
+    if 1 < threads <= SHARES and size <= OWN and not version:
+        packed.own = (size + 95) // 32 * 32  # two lines between copies
+        for t in range(threads):
+            packed.of[t].made = False
+    packed.first = weights.take(max(size, threads * packed.own))
+    return packed.own > 0
+
 
 cdef void pad_rows(
     const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
