@@ -185,6 +185,20 @@ def test_images_of_one_output_or_a_few(kernel, dtype, isa, direct):  # one alone
                     check(case, dtype, num_threads)
 
 
+@pytest.mark.parametrize("shape, kernel, C_out", [
+    ((2, 7, 9, 520), (3, 3), 64), ((1, 3, 16, 2100), (1, 2), 32), ((3, 6, 7, 480), (3, 3), 16),
+    ((2, 9, 9, 260), (5, 5), 40),
+], ids=str)
+def test_many_weights(shape, kernel, C_out, dtype, isa, direct):  # tiles take some, then the next
+    for padding in ("valid", "same"):
+        case = Conv(f"{kernel}, {padding}", shape, kernel, C_out, {"padding": padding, "stride": (2, 1)})
+        for num_threads in THREADS:
+            check(case, dtype, num_threads)
+        x, w, b, _ = cases.arrays(case, dtype)
+        y = pyconv.conv2d(x, w, b, **case.options, activation="relu")
+        assert_array_equal(y, np.maximum(referenced(case)[0], 0))
+
+
 @pytest.mark.parametrize("stride", [2, (1, 3), (3, 2)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_strides_that_leave_pixels_out(stride, groups, dtype, isa):  # dx is zero there

@@ -129,13 +129,16 @@ def test_only_where_it_pays_and_not_when_refused():
 
 
 @pytest.mark.parametrize(
-    "kernel, stride, direction, driver",
-    [((3, 1), (1, 1), "dw", "rows"), ((5, 5), (1, 1), "y", "winograd"),
-     ((3, 3), (2, 2), "dw", "winograd"), ((1, 2), (3, 3), "dx", "line"),
-     ((3, 3), (1, 1), "y", "scatter"), ((3, 3), (1, 1), "dw", "line"), ((3, 3), (1, 1), "y", "magic")])
-def test_a_plan_refuses_drivers_that_cannot(kernel, stride, direction, driver, isa):
+    "kernel, stride, C_out, direction, driver",
+    [((3, 1), (1, 1), 8, "dw", "rows"), ((5, 5), (1, 1), 8, "y", "winograd"),
+     ((3, 3), (2, 2), 8, "dw", "winograd"), ((1, 2), (3, 3), 8, "dx", "line"),
+     ((3, 3), (1, 1), 8, "y", "scatter"), ((3, 3), (1, 1), 8, "dw", "line"),
+     ((3, 3), (1, 1), 9, "y", "wide"), ((3, 3), (1, 1), 13, "dw", "wide"),
+     ((3, 1), (1, 1), 8, "y", "line"), ((3, 3), (1, 1), 8, "y", "magic")])
+def test_a_plan_refuses_drivers_that_cannot(kernel, stride, C_out, direction, driver, isa):
     outputs = [(12 - k) // s + 1 for k, s in zip(kernel, stride, strict=True)]
     plan = _dispatch.Kernels(isa).modules["f"].ConvPlan(
-        (1, 12, 12, 8), (*kernel, 8, 8), (1, *outputs, 8), stride, (1, 1), (0, 0), 1)
+        (1, 12, 12, 8), (*kernel, 8, C_out), (1, *outputs, C_out), stride, (1, 1), (0, 0), 1)
+    assert driver not in plan.estimates(direction)
     with pytest.raises(ValueError, match=f"'{driver}' cannot compute {direction} .* take one of"):
         plan.take(direction, driver)
