@@ -115,8 +115,10 @@ class DepthwiseGather(Depthwise): ...
 @final
 class DepthwiseReduce(Depthwise): ...
 
+class Packer: ...
+
 @final
-class Gather:
+class Gather(Packer):
     @property
     def work(self) -> int: ...
 
@@ -126,7 +128,7 @@ class Scatter:
     def work(self) -> int: ...
 
 @final
-class Line:
+class Line(Packer):
     @property
     def work(self) -> int: ...
 
@@ -151,7 +153,7 @@ class Winograd:
     def work(self) -> int: ...
 
 @final
-class LineWide:
+class LineWide(Packer):
     @property
     def work(self) -> int: ...
 

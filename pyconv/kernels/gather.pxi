@@ -33,7 +33,7 @@ cdef tuple in_rows(tuple shape):
     return 1, (N * H * W + ROW - 1) // ROW, ROW, C
 
 
-cdef class Gather:
+cdef class Gather(Packer):
     """One direction of one convolution: geometry, work items, packed weights, workspaces.
 
     Parameters
@@ -58,7 +58,7 @@ cdef class Gather:
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, groups, C_group, K_group
     cdef Py_ssize_t step_h, step_w, stride_h, stride_w
     cdef Py_ssize_t w_in, w_out, w_group, w_tap
-    cdef Py_ssize_t phase_count, block, blocks_group, blocks
+    cdef Py_ssize_t phase_count, block, blocks_group
     cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
     cdef Py_ssize_t rows_read                      # bits: which of step_h rows they read
     cdef Py_ssize_t band, bands, chunk, chunks, items, rows, columns
@@ -79,8 +79,7 @@ cdef class Gather:
     cdef Py_ssize_t* tap_w
     cdef Py_ssize_t* tap_index
     cdef Py_ssize_t tap_count
-    cdef Py_ssize_t version                        # of the weights that were packed
-    cdef Workspace weights, scratch, bias
+    cdef Workspace scratch, bias
     cdef readonly Py_ssize_t work
 
     def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step,
@@ -566,32 +565,10 @@ cdef class Gather:
         return team(self.work, num_threads)
 
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
-        """All channel blocks of the filter, packed; those of the last call if it had this version."""
-        cdef Py_ssize_t block
-        cdef Py_ssize_t size = self.blocks * self.packed_size
-        cdef bint own = each_packs(packed, self.weights, w, size, threads, version)
         self.w = w
-        if version and version == self.version:
-            return 0
-        self.spoiled, self.version = False, version
-        if own:
-            return 0
-        region_starts(size > TINY)
-        for block in prange(self.blocks, schedule="static", num_threads=threads if size > TINY else 1,
-                            nogil=True):
-            self.pack_block(w, packed.first, block)
-            item_ends()
-        return 0
-
-    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
-        """The weights that a thread reads."""
-        cdef Py_ssize_t block
-        cdef real* mine = packed.first + thread * packed.own
-        if packed.own and not packed.of[thread].made:
-            for block in range(self.blocks):
-                self.pack_block(packed.w, mine, block)
-            packed.of[thread].made = True
-        return mine
+        if not self.is_packed(version):
+            self.spoiled = False
+        return self.pack_weights(packed, w, self.blocks * self.packed_size, threads, version)
 
     cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
              int num_threads, Py_ssize_t version=0):

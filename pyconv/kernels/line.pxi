@@ -81,7 +81,7 @@ cdef list line_parts(list phases, Py_ssize_t step, Py_ssize_t C):
     return parts
 
 
-cdef class Line:
+cdef class Line(Packer):
     """y or dx of a convolution by one-dimensional transforms. Parameters as for `Gather`.
 
     The output channels of a group should fill vectors.
@@ -89,7 +89,7 @@ cdef class Line:
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, C_group, K_group
     cdef Py_ssize_t step_h, step_w, stride_h, stride_w
     cdef Py_ssize_t w_in, w_out, w_group, w_tap
-    cdef Py_ssize_t block, blocks_group, blocks
+    cdef Py_ssize_t block, blocks_group
     cdef Py_ssize_t pairs, kind, taps, planes              # of the longest part; of all parts
     cdef Py_ssize_t top, left, span_h, reach               # reach of the taps
     cdef Py_ssize_t rows, columns, band, bands, chunk, chunks, items
@@ -105,8 +105,7 @@ cdef class Line:
     cdef Py_ssize_t* run_tap                               # [run, TAPS]; -1: none
     cdef LineTable table
     cdef bint spoiled                                      # some output is not finite
-    cdef Py_ssize_t version         # of the weights that were packed
-    cdef Workspace weights, scratch, bias
+    cdef Workspace scratch, bias
     cdef readonly Py_ssize_t work
 
     def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step):
@@ -442,30 +441,7 @@ cdef class Line:
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)
 
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
-        """All filters, transformed; those of the last call if it had this version."""
-        cdef Py_ssize_t block, size = self.blocks * self.u_size
-        cdef bint own = each_packs(packed, self.weights, w, size, threads, version)
-        if version and version == self.version:
-            return 0
-        self.version = version
-        if own:
-            return 0
-        region_starts(size > TINY)
-        for block in prange(self.blocks, schedule="static", num_threads=threads if size > TINY else 1,
-                            nogil=True):
-            self.pack_block(w, packed.first, block)
-            item_ends()
-        return 0
-
-    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
-        """The filters that a thread reads."""
-        cdef Py_ssize_t block
-        cdef real* mine = packed.first + thread * packed.own
-        if packed.own and not packed.of[thread].made:
-            for block in range(self.blocks):
-                self.pack_block(packed.w, mine, block)
-            packed.of[thread].made = True
-        return mine
+        return self.pack_weights(packed, w, self.blocks * self.u_size, threads, version)
 
 
 cdef inline inlined finish(

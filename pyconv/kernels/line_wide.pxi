@@ -34,7 +34,7 @@ cdef struct LineWidePhase:
     Py_ssize_t m                    # and its m
 
 
-cdef class LineWide:
+cdef class LineWide(Packer):
     """y, or dx, of a convolution with few output channels: what the `Gather` g computes directly."""
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, C_group, K, step_h, step_w, stride_h, stride_w
     cdef Py_ssize_t w_tap, w_in, w_out, w_group
@@ -58,8 +58,7 @@ cdef class LineWide:
     cdef Py_ssize_t* tap_index          # in the filter: `taps` of each run; -1: none
     cdef LineTable table
     cdef double[10][7] g                # G
-    cdef Py_ssize_t version             # of the weights that were packed
-    cdef Workspace weights, scratch, bias
+    cdef Workspace scratch, bias
 
     def __cinit__(self, Gather g):
         self.N, self.H, self.W, self.C = g.N, g.H, g.W, g.C
@@ -69,6 +68,7 @@ cdef class LineWide:
         self.stride_h, self.stride_w = g.stride_h, g.stride_w
         self.w_tap, self.w_in, self.w_out, self.w_group = g.w_tap, g.w_in, g.w_out, g.w_group
         self.weights, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
+        self.blocks = 1
         self.work, self.top, self.left, self.span_h = g.work, g.top, g.left, g.span_h
         self.rows, self.phase_count = g.rows, g.phase_count
         self.pixels = TILE * self.step_w
@@ -203,24 +203,10 @@ cdef class LineWide:
         self.area = (self.patch + (VL + 1) * self.slot + 15) // 16 * 16
 
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
-        """The filter, transformed; that of the last call if it had this version."""
-        cdef bint own = each_packs(packed, self.weights, w, self.groups * self.filters + WIDE_MOST,
-                                   threads, version)
-        if not (version and version == self.version or own):
-            self.pack_all(w, packed.first)
-        self.version = version
-        return 0
+        return self.pack_weights(packed, w, self.groups * self.filters + WIDE_MOST, threads, version)
 
-    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
-        """The filter that a thread reads."""
-        cdef real* mine = packed.first + thread * packed.own
-        if packed.own and not packed.of[thread].made:
-            self.pack_all(packed.w, mine)
-            packed.of[thread].made = True
-        return mine
-
-    cdef void pack_all(self, const real* w, real* packed) noexcept nogil:
-        """[group, phase, point, c, run, k]."""
+    cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
+        """The only one: [group, phase, point, c, run, k]."""
         cdef Py_ssize_t p, h, c, group
         for group in range(self.groups):
             for p in range(self.phase_count):

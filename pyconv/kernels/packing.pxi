@@ -1,5 +1,6 @@
 # Padded copies of the input, and packed copies of weights and biases, as the tiles read them.
 
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -20,17 +21,48 @@ cdef struct Packed:
     Copy[SHARES] of
 
 
-cdef bint each_packs(Packed* packed, Workspace weights, const real* w, Py_ssize_t size, int threads,
-                     Py_ssize_t version) except -1:
-    """Take room for `size` numbers. Whether each thread packs its own: not what is kept as a version."""
-    cdef int t
-    packed.w, packed.own = w, 0
-    if 1 < threads <= SHARES and size <= OWN and not version:
-        packed.own = (size + 95) // 32 * 32  # two lines between copies
-        for t in range(threads):
-            packed.of[t].made = False
-    packed.first = weights.take(max(size, threads * packed.own))
-    return packed.own > 0
+cdef class Packer:
+    """A driver whose weights are packed in blocks, for a call or until their version is another."""
+    cdef Workspace weights
+    cdef Py_ssize_t blocks
+    cdef Py_ssize_t version     # of those that were packed last, or 0
+
+    cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
+        """One block of all that begin at `packed`: each driver has its own."""
+
+    cdef bint is_packed(self, Py_ssize_t version) noexcept nogil:
+        """Whether the last call had the same weights; 0 is no version."""
+        return version and version == self.version
+
+    cdef int pack_weights(self, Packed* packed, const real* w, Py_ssize_t size, int threads,
+                          Py_ssize_t version) except -1:
+        """All blocks, `size` numbers; or room for copies. What is kept as a version is one copy."""
+        cdef Py_ssize_t block
+        cdef int t
+        packed.w, packed.own = w, 0
+        if 1 < threads <= SHARES and size <= OWN and not version:
+            packed.own = (size + 95) // 32 * 32  # two lines between copies
+            for t in range(threads):
+                packed.of[t].made = False
+        packed.first = self.weights.take(max(size, threads * packed.own))
+        if not (packed.own or self.is_packed(version)):
+            region_starts(size > TINY)
+            for block in prange(self.blocks, schedule="static",
+                                num_threads=threads if size > TINY else 1, nogil=True):
+                self.pack_block(w, packed.first, block)
+                item_ends()
+        self.version = version
+        return 0
+
+    cdef const real* packed_by(self, Packed* packed, int thread) noexcept nogil:
+        """The weights that a thread reads."""
+        cdef Py_ssize_t block
+        cdef real* mine = packed.first + thread * packed.own
+        if packed.own and not packed.of[thread].made:
+            for block in range(self.blocks):
+                self.pack_block(packed.w, mine, block)
+            packed.of[thread].made = True
+        return mine
 
 
 cdef void pad_rows(
