@@ -24,7 +24,8 @@ from pyconv.bench import (
     shapes,
     threads,
 )
-from pyconv.bench.problem import LARGEST, Problem, sample
+from pyconv.bench.peer_protocol import LARGEST
+from pyconv.bench.problem import Problem, sample
 from pyconv.cli import main
 
 TABLE = shapes.load()

@@ -15,10 +15,8 @@ import numpy as np
 
 from .. import functional
 from ..functional._arrays import empty
-from .peer_protocol import HASH, LARGEST, integers
+from .peer_protocol import HASH, integers
 from .shapes import ConvShape, PoolShape
-
-__all__ = ["LARGEST", "Problem", "sample", "values"]
 
 
 def values(shape: tuple[int, ...], seed: int) -> np.ndarray:

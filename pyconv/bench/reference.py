@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .problem import LARGEST, Problem
+from .peer_protocol import LARGEST
+from .problem import Problem
 from .shapes import ConvShape, PoolShape, Shape
 
 WINOGRAD_ERROR = 1e-4  # of the rms: the rule that Winograd has to keep

@@ -56,10 +56,10 @@ cdef class ConvPlan:
         if (not self.depthwise and w[1] > 1
                 and self.outputs * w[0] * w[1] * w[2] * w[3] >= LEAST_WORK):
             direct = direct or sizeof(real) == 8
-            self.take("dx", self.choose("dx", direct))
+            self.use("dx", self.choose("dx", direct))
             if not direct:
-                self.take("y", self.choose("y", direct))
-                self.take("dw", self.choose("dw", direct))
+                self.use("y", self.choose("y", False))
+                self.use("dw", self.choose("dw", False))
 
     cdef list able(self, str direction):
         """What can compute "y", "dx" or "dw"; for `take`."""
@@ -134,6 +134,9 @@ cdef class ConvPlan:
             raise ValueError(
                 f"{driver!r} cannot compute {direction} of filters {self.w} at stride {self.stride}, "
                 f"dilation {self.dilation}, {self.groups} groups; take one of {self.able(direction)}")
+        self.use(direction, driver)
+
+    cdef use(self, str direction, str driver):
         cdef bint flat = driver == "winograd", wide = driver == "wide"
         if direction == "y":
             self.winograd_y, self.lined_y, self.few_y = flat, driver == "line", wide
