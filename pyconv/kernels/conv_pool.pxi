@@ -364,7 +364,7 @@ cdef class ConvPoolPlan:
         # `max_across` adds the number of what it compares; the rest of the pixel's number is missing.
         cdef Py_ssize_t counted = 0 if self.across.KW == 1 else 1
         cdef Py_ssize_t pixel = self.K * self.line_plane, half = VL // 2, turn = 0
-        cdef bint places = counted or indices != NULL, rectify = relu and not counted
+        cdef bint places = indices != NULL, rectify = relu and not counted
         cdef const real* from_z
         cdef ivec more
         cdef vec ignored = vec_set(0)
@@ -389,8 +389,11 @@ cdef class ConvPoolPlan:
                         line, half, 0, 0, more, best + at, where + at, vectors)
         if counted:
             join_row(<real*> best, vectors * VL, self.line.quads, planes, <real*> row.best)
-            join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
-            max_across(False, &self.across, &row, y, indices, &ignored)
+            if places:
+                join_row(<real*> where, vectors * VL, self.line.quads, planes, <real*> row.where)
+                max_across(False, True, &self.across, &row, y, indices, &ignored)
+            else:
+                max_across(False, False, &self.across, &row, y, NULL, &ignored)
             if relu:
                 cut_losers(y, indices, size)
             return
@@ -453,12 +456,12 @@ cdef class ConvPoolPlan:
         max_down(False, z, self.K * plane, g.W, first, rows, 1, best, where, &poison)
         join_row(<real*> best, plane, g.W, self.K, <real*> row.best)
         join_row(<real*> where, plane, g.W, self.K, <real*> row.where)
-        max_across(False, g, &row, y, indices, &poison)
+        max_across(False, True, g, &row, y, indices, &poison)
         if any_nan(poison):
             max_down(True, z, self.K * plane, g.W, first, rows, 1, best, where, &poison)
             join_row(<real*> best, plane, g.W, self.K, <real*> row.best)
             join_row(<real*> where, plane, g.W, self.K, <real*> row.where)
-            max_across(True, g, &row, y, indices, &poison)
+            max_across(True, True, g, &row, y, indices, &poison)
 
     # ------------------------------------------------------------------------------------ backward
 

@@ -260,20 +260,25 @@ cdef class LineWide(Packer):
                        Py_ssize_t lanes, Py_ssize_t c0, Py_ssize_t channels, const real* ahead,
                        Py_ssize_t fetched) noexcept nogil:
         """m of one phase and group: a strip of quads, a chunk of channels. Asks for what is ahead."""
-        cdef Py_ssize_t e = 0, i, nv, step = phase.runs * self.C_group * self.K
+        cdef Py_ssize_t e = 0, i, k, nv, step = phase.runs * self.C_group * self.K
+        cdef Py_ssize_t width = even_part(self.K, TILE_2)
         # Of few channels, all points of a few vectors stay in L1; of a chunk, one point of all.
         cdef Py_ssize_t points = self.points if self.chunk == self.C_group else 1
         packed += phase.filters + phase.runs * c0 * self.K
         while e < self.points:
             i = 0
             while i < lanes:
-                nv = line_vectors(self.K, (lanes - i + VL - 1) // VL)
+                nv = line_vectors(width, (lanes - i + VL - 1) // VL)
                 if e == 0:
                     fetch_run(ahead + fetched * i // lanes, fetched * nv * VL // lanes)
-                line_wide_tile_of(
-                    self.K, nv, points, v + e * self.v_point + i, self.v_point,
-                    self.offset + phase.first_run * self.chunk, phase.runs * channels,
-                    packed + e * step, step, c0 == 0, m + e * self.K * self.strip + i, self.strip)
+                k = 0
+                while k < self.K:
+                    line_wide_tile_of(
+                        min(width, self.K - k), nv, points, v + e * self.v_point + i, self.v_point,
+                        self.offset + phase.first_run * self.chunk, phase.runs * channels,
+                        packed + e * step + k, self.K, step, c0 == 0,
+                        m + (e * self.K + k) * self.strip + i, self.strip)
+                    k += width
                 i += nv * VL
             e += points
 

@@ -195,7 +195,6 @@ cdef class LineWideFilter:
                        Py_ssize_t channels, Py_ssize_t lanes) noexcept nogil:
         """q[point, group, (c, run), k] += products of one phase."""
         cdef Py_ssize_t e, g, row, k, height, width, rows = channels * phase.runs
-        cdef Py_ssize_t most = 2 * TILE_2 // LANE_VECTORS  # sums that fit into registers
         cdef const Py_ssize_t* offset = self.line.offset + phase.first_run * self.line.chunk
         cdef const real* v
         cdef const real* d
@@ -207,10 +206,10 @@ cdef class LineWideFilter:
                 q = scratch + self.q + e * self.q_point + g * rows * self.line.K * LANES
                 row = 0
                 while row < rows:
-                    height = even_part(rows - row, max(1, min(TILE_HEIGHT, most // TILE_WIDTH)))
+                    height = even_part(rows - row, wide_filter_height())
                     k = 0
                     while k < self.line.K:
-                        width = even_part(self.line.K - k, max(1, min(TILE_WIDTH, most // height)))
+                        width = even_part(self.line.K - k, wide_filter_width(height))
                         wide_filter_tile_of(
                             height, width, v, 0, offset + row, d + k * self.dy_quads.plane, 0,
                             self.dy_quads.plane, 1, lanes,

@@ -139,10 +139,13 @@ cdef void line_inputs_of(
 
 cdef inline inlined line_wide_tile(
     const Py_ssize_t K, const Py_ssize_t nv, Py_ssize_t points, const real* v, Py_ssize_t v_point,
-    const Py_ssize_t* offset, Py_ssize_t count, const real* w, Py_ssize_t w_point, bint fresh,
-    real* m, Py_ssize_t m_plane,
+    const Py_ssize_t* offset, Py_ssize_t count, const real* w, Py_ssize_t w_step, Py_ssize_t w_point,
+    bint fresh, real* m, Py_ssize_t m_plane,
 ) noexcept nogil:
-    """m[point, k] = or += sum over i < count of v[point, offset[i]] * w[point, i, k], nv vectors."""
+    """m[point, k] = or += sum over i < count of v[point, offset[i]] * w[point, i, k], nv vectors.
+
+    Of K channels, out of the `w_step` that lie side by side.
+    """
     cdef vec[24] acc
     cdef vec[8] xv
     cdef vec a
@@ -162,89 +165,121 @@ cdef inline inlined line_wide_tile(
                 a = vec_set(from_w[k])
                 for j in range(nv):
                     acc[k * nv + j] = acc[k * nv + j] + xv[j] * a
-            from_w = from_w + K
+            from_w = from_w + w_step
         for k in range(K):
             for j in range(nv):
                 (<vec*> (m + k * m_plane + j * VL))[0] = acc[k * nv + j]
         v = v + v_point
-        m = m + K * m_plane
+        m = m + w_step * m_plane
 
 
 cdef void line_wide_tile_of(
     Py_ssize_t K, Py_ssize_t nv, Py_ssize_t points, const real* v, Py_ssize_t v_point,
-    const Py_ssize_t* offset, Py_ssize_t count, const real* w, Py_ssize_t w_point, bint fresh,
-    real* m, Py_ssize_t m_plane,
+    const Py_ssize_t* offset, Py_ssize_t count, const real* w, Py_ssize_t w_step, Py_ssize_t w_point,
+    bint fresh, real* m, Py_ssize_t m_plane,
 ) noexcept nogil:
     """`line_wide_tile` of 1 to 8 channels and 1, 2, 3, 4 or 8 vectors."""
     if nv == 8:
         if K == 2:
-            line_wide_tile(2, 8, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(2, 8, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         else:
-            line_wide_tile(1, 8, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(1, 8, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
     elif nv == 4:
         if K == 6:
-            line_wide_tile(6, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(6, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 5:
-            line_wide_tile(5, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(5, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 4:
-            line_wide_tile(4, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(4, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 3:
-            line_wide_tile(3, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(3, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 2:
-            line_wide_tile(2, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(2, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         else:
-            line_wide_tile(1, 4, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(1, 4, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
     elif nv == 3:
         if K == 8:
-            line_wide_tile(8, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(8, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 7:
-            line_wide_tile(7, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(7, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 6:
-            line_wide_tile(6, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(6, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 5:
-            line_wide_tile(5, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(5, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 4:
-            line_wide_tile(4, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(4, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 3:
-            line_wide_tile(3, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(3, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 2:
-            line_wide_tile(2, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(2, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         else:
-            line_wide_tile(1, 3, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(1, 3, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
     elif nv == 2:
         if K == 8:
-            line_wide_tile(8, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(8, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 7:
-            line_wide_tile(7, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(7, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 6:
-            line_wide_tile(6, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(6, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 5:
-            line_wide_tile(5, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(5, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 4:
-            line_wide_tile(4, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(4, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 3:
-            line_wide_tile(3, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(3, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 2:
-            line_wide_tile(2, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(2, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         else:
-            line_wide_tile(1, 2, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(1, 2, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
     else:
         if K == 8:
-            line_wide_tile(8, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(8, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 7:
-            line_wide_tile(7, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(7, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 6:
-            line_wide_tile(6, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(6, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 5:
-            line_wide_tile(5, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(5, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 4:
-            line_wide_tile(4, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(4, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 3:
-            line_wide_tile(3, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(3, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         elif K == 2:
-            line_wide_tile(2, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(2, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
         else:
-            line_wide_tile(1, 1, points, v, v_point, offset, count, w, w_point, fresh, m, m_plane)
+            line_wide_tile(1, 1, points, v, v_point, offset, count, w, w_step, w_point, fresh, m,
+                           m_plane)
 
 
 cdef inline Py_ssize_t line_vectors(Py_ssize_t K, Py_ssize_t left) noexcept nogil:

@@ -13,6 +13,15 @@ from libc.string cimport memcpy
 
 cdef extern from *:
     """
+    /* v if it is greater, else m: one instruction, which the next comparison waits for. */
+    static inline __attribute__((always_inline)) vec vec_greater(vec v, vec m) {
+    #if defined(__AVX__) && !defined(__AVX512F__)
+        return sizeof(real) == 4 ? (vec) _mm256_max_ps((__m256) v, (__m256) m)
+                                 : (vec) _mm256_max_pd((__m256d) v, (__m256d) m);
+    #else
+        return vec_where((ivec) (v > m), v, m);
+    #endif
+    }
     /* m = the greater of m and v, and `where` follows; of equals m stays. A NaN in v is passed over. */
     static inline __attribute__((always_inline)) void take_greater(
             vec v, ivec here, vec* m, ivec* where) {
@@ -27,9 +36,8 @@ cdef extern from *:
             *m = (vec) _mm512_max_pd((__m512d) v, (__m512d) *m);
         }
     #else
-        ivec more = (ivec) (v > *m);
-        *where = ivec_where(more, here, *where);
-        *m = vec_where(more, v, *m);
+        *where = ivec_where((ivec) (v > *m), here, *where);
+        *m = vec_greater(v, *m);
     #endif
     }
     /* ReLU of a maximum; where it cuts, the place becomes -1. NaN stays. */
@@ -46,6 +54,7 @@ cdef extern from *:
         *m = vec_where(more, v, *m);
     }
     """
+    vec vec_greater(vec v, vec m) noexcept nogil
     void take_greater(vec v, ivec here, vec* m, ivec* where) noexcept nogil
     void cut_loser(vec* m, ivec* where) noexcept nogil
     void take_first_greater(vec v, ivec here, vec* m, ivec* where) noexcept nogil
@@ -221,7 +230,7 @@ cdef inline inlined max_row_as(const bint careful, const Window* g, const real* 
         row.best[(g.W * g.C + VL - 1) // VL] = vec_set(0)  # the last pixel's vectors reach so far
         max_down(careful, x, g.W * g.C, g.W, rows.start, rows.count, g.dilation_h, row.best,
                  row.where, poison)
-        max_across(careful, g, &row, y, indices, poison)
+        max_across(careful, True, g, &row, y, indices, poison)
 
 
 cdef void max_row_careful(const Window* g, const real* x, real* y, int32_t* indices,
@@ -239,13 +248,16 @@ cdef void max_row(const Window* g, const real* x, real* y, int32_t* indices,
         max_row_careful(g, x, y, indices, oh, scratch)
 
 
-cdef inline inlined max_across(const bint careful, const Window* g, const Row* row, real* y,
-                               int32_t* indices, vec* poison) noexcept nogil:
-    """The second pass: the row's outputs from the columns' maxima."""
+cdef inline inlined max_across(const bint careful, const bint located, const Window* g, const Row* row,
+                               real* y, int32_t* indices, vec* poison) noexcept nogil:
+    """The second pass: the row's outputs from the columns' maxima.
+
+    Unless they are `located`, it does not matter which of 0 and -0 comes first.
+    """
     cdef Py_ssize_t i
     cdef vec bad = vec_set(0)
     for i in range(g.OW):
-        max_along(careful, g, <real*> row.best, <whole*> row.where, i, row.y, row.places, &bad)
+        max_along(careful, located, g, <real*> row.best, <whole*> row.where, i, row.y, row.places, &bad)
     poison[0] = poison[0] + bad
     memcpy(y, row.y, g.OW * g.C * sizeof(real))
     if indices != NULL:
@@ -274,9 +286,10 @@ cdef void max_image_row(const Window* g, const real* x, real* y, int32_t* indice
             stream(indices + row, places, line * sizeof(int32_t))
 
 
-cdef inline inlined max_along(const bint careful, const Window* g, const real* best,
-                              const whole* where, Py_ssize_t ow, real* y_row, whole* places,
-                              vec* poison) noexcept nogil:
+cdef inline inlined max_along(
+    const bint careful, const bint located, const Window* g, const real* best, const whole* where,
+    Py_ssize_t ow, real* y_row, whole* places, vec* poison,
+) noexcept nogil:
     """One output pixel from the rows' maxima. Lanes behind C are overwritten by the next pixel."""
     cdef Span columns = columns_of(g, ow)
     cdef Py_ssize_t c, w, at
@@ -285,10 +298,15 @@ cdef inline inlined max_along(const bint careful, const Window* g, const real* b
     for c in range((g.C + VL - 1) // VL):
         at = columns.start * g.C + c * VL
         m = (<const vec*> (best + at))[0]
-        j = (<const ivec*> (where + at))[0] + ivec_set(columns.start)
+        if located:
+            j = (<const ivec*> (where + at))[0] + ivec_set(columns.start)
         for w in range(1, columns.count):
             at += g.dilation_w * g.C
             v = (<const vec*> (best + at))[0]
+            if not located:
+                m = vec_greater(v, m)
+                bad = bad + v * vec_set(0)
+                continue
             i = (<const ivec*> (where + at))[0] + ivec_set(columns.start + w * g.dilation_w)
             if careful:
                 take = beats_at(v, i, m, j)
@@ -298,7 +316,8 @@ cdef inline inlined max_along(const bint careful, const Window* g, const real* b
                 take_first_greater(v, i, &m, &j)
                 bad = bad + v * vec_set(0)
         (<vec*> (y_row + ow * g.C + c * VL))[0] = m
-        (<ivec*> (places + ow * g.C + c * VL))[0] = j
+        if located:
+            (<ivec*> (places + ow * g.C + c * VL))[0] = j
     poison[0] = poison[0] + bad
 
 

@@ -183,6 +183,9 @@ cdef extern from *:
         return (vec) _mm512_insertf64x4(
             _mm512_castpd256_pd512(_mm256_loadu_pd((const double*) p)),
             _mm256_loadu_pd((const double*) q), 1);
+    #elif defined(__AVX__)
+        return (vec) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float*) p)),
+                                          _mm_loadu_ps((const float*) q), 1);
     #else
         return first_halves(*(const vec*) p, *(const vec*) q);
     #endif

@@ -10,8 +10,8 @@ from libc.string cimport memcpy, memset
 
 cdef enum:
     WIDE_CHANNELS = 8       # at most; more fill vectors of their own
-    TILE_WIDTH = 4          # channels of dy a tile
-    TILE_HEIGHT = 6         # filter rows a tile: 6 x 4 sums of one vector fill 24 of 32 registers
+    TILE_WIDTH = 4          # channels of dy a tile at most,
+    TILE_HEIGHT = 6         # filter rows: 6 x 4 sums of one vector fill 24 of 32 registers
 
 
 cdef double wide_reduce_cycles(tuple y, tuple w, tuple stride, groups):
@@ -207,6 +207,21 @@ cdef void wide_filter_tile_of(
             wide_filter_tile(1, 1, x, x_row, offset, dy, dy_row, dy_plane, OH, OW, sums, sums_row)
 
 
+cdef inline Py_ssize_t wide_filter_height() noexcept nogil:
+    """Filter rows of a tile: 6, 3 or 1.
+
+    With a tile's width they fill the registers, and are as even as that allows: what a tile of 1 x 4
+    loads takes longer than its products.
+    """
+    cdef Py_ssize_t sums = 2 * TILE_2 // LANE_VECTORS
+    return TILE_HEIGHT if sums >= TILE_HEIGHT * TILE_WIDTH else 3 if sums >= 6 else 1
+
+
+cdef inline Py_ssize_t wide_filter_width(Py_ssize_t height) noexcept nogil:
+    """Channels of dy of a tile."""
+    return max(1, min(TILE_WIDTH, 2 * TILE_2 // LANE_VECTORS // height))
+
+
 cdef class WideReduce:
     """dw and db of one convolution of one group with at most WIDE_CHANNELS outputs; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, KH, KW, stride_h, stride_w, dilation_h, dilation_w
@@ -309,12 +324,11 @@ cdef class WideReduce:
     cdef void run_band(self, const real* x, const real* dy, real* sums,
                        Py_ssize_t rows) noexcept nogil:
         cdef Py_ssize_t row = 0, k, height, width
-        cdef Py_ssize_t most = 2 * TILE_2 // LANE_VECTORS  # sums that fit into registers
         while row < self.rows:
-            height = even_part(self.rows - row, max(1, min(TILE_HEIGHT, most // TILE_WIDTH)))
+            height = even_part(self.rows - row, wide_filter_height())
             k = 0
             while k < self.K:
-                width = even_part(self.K - k, max(1, min(TILE_WIDTH, most // height)))
+                width = even_part(self.K - k, wide_filter_width(height))
                 wide_filter_tile_of(
                     height, width, x, self.stride_h * self.line, self.offset + row,
                     dy + k * self.dy_plane, self.K * self.dy_plane, self.dy_plane, rows, self.OW,
