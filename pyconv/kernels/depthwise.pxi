@@ -24,6 +24,8 @@ cdef extern from *:
 
 cdef enum:
     NEAR_BYTES = 2_097_152  # of an L2, of 1 to 2 MB
+    WAY_BYTES = 4096    # of an L1: addresses so far apart compete
+    WAYS = 8            # for this many places; Intel's newer ones have 12
     DX_MULTIPLIER = 4   # the most planes that dy is split into: splitting takes m * m shuffles
 
 
@@ -228,6 +230,8 @@ cdef class Depthwise:
             before = min(columns, self.columns_before(-self.left - p))
             inside = max(0, min(columns, self.columns_before(self.W - self.left - p)) - before)
             for i in range((rows - 1) * self.step_h + self.span_h):
+                if not self.reads_row(i):
+                    continue
                 plane = to + i * self.line + p * self.plane
                 if row + i < 0 or row + i >= self.H or inside == 0:
                     clear(plane, self.plane)
@@ -239,6 +243,10 @@ cdef class Depthwise:
                 # What it clears too much is copied later, or room: the planes' rows have some.
                 clear(plane + (before + inside) * self.pixel,
                       (columns - before - inside) * self.pixel)
+
+    cdef inline bint reads_row(self, Py_ssize_t i) noexcept nogil:
+        """Whether an output reads the input's row i, counted from the first; strides may skip some."""
+        return i % self.step_h < self.span_h
 
     cdef inline Py_ssize_t columns_before(self, Py_ssize_t w) noexcept nogil:
         """How many columns 0, `planes`, 2 * `planes`, ... are less than w."""

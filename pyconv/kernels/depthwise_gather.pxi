@@ -38,6 +38,7 @@ cdef class DepthwiseGather(Depthwise):
     cdef Workspace weights
     cdef Py_ssize_t flat_rows       # of taps, where `depthwise_flat` knows them, or 0
     cdef bint clips, copies, streams, patches
+    cdef bint narrow                # patches of one row
     cdef bint inside                # copies pixels as they lie, of which none is padding
 
     def __cinit__(self, source, target, step, stride, list phases, bint clips):
@@ -71,10 +72,11 @@ cdef class DepthwiseGather(Depthwise):
                 self.flat_rows = len(rows)
         self.patches = split == 1 and target[3] >= VL and all(
             [patch_of(of_phase, step) for _, of_phase in phases])
+        reach = [tap[:2] for _, of_phase in phases for tap in of_phase]
+        self.narrow = self.patches and self.crowds(source[3], reach, step)
         flat = (not self.patches and stride[1] == 1 and target[3] % VL != 0
                 and source[3] == target[3] < (2 * VL if step[1] == 1 else VL))
-        self.prepare(source, target[3], outputs, step,
-                     [tap[:2] for _, of_phase in phases for tap in of_phase], flat)
+        self.prepare(source, target[3], outputs, step, reach, flat)
         self.copies = flat or source[3] != target[3] or target[3] < VL
         self.inside = (flat and self.planes == 1 and min(self.top, self.left) >= 0
                        and (self.rows - 1) * self.step_h + self.top + self.span_h <= self.H
@@ -127,6 +129,14 @@ cdef class DepthwiseGather(Depthwise):
         free(self.of_phase)
         free(self.tap_index)
         free(self.none)
+
+    cdef bint crowds(self, Py_ssize_t C, list taps, step) except -1:
+        """Whether the pixels of a patch drive each other out of L1, with lines of which half is read."""
+        h, w = [[tap[axis] for tap in taps] for axis in (0, 1)]
+        pixels = (((PATCH_ROWS - 1) * step[0] + max(h) - min(h) + 1)
+                  * ((PATCH_COLUMNS - 1) * step[1] + max(w) - min(w) + 1))
+        return (PATCH_VECTORS > 1
+                and pixels > WAYS * WAY_BYTES // _gcd(C * <Py_ssize_t> sizeof(real), WAY_BYTES))
 
     cdef real* pack(self, const real* w, const real* b) except? NULL:
         """[vector, bias and then taps in their order, VL]; zeros where there is no channel."""
@@ -311,11 +321,18 @@ cdef class DepthwiseGather(Depthwise):
                                   else self.channels)
                     i += count
                 if fetch != NULL:
-                    for i in range(self.block * self.step_h):
-                        for w in range(TILE_COLUMNS * self.step_w):
-                            prefetch_later(fetch + i * self.W * self.C + first * self.step_w * self.C
-                                           + (v * TILE_COLUMNS * self.step_w + w) * VL)
+                    self.fetch_rows(fetch + first * self.step_w * self.C
+                                    + v * TILE_COLUMNS * self.step_w * VL)
             first += TILE_COLUMNS
+
+    cdef inline void fetch_rows(self, const real* x) noexcept nogil:
+        """Bring a tile's columns of the rows that the next block adds to L2."""
+        cdef Py_ssize_t i, w
+        for i in range(self.block * self.step_h):
+            w = 0
+            while w < TILE_COLUMNS * self.step_w * VL and self.reads_row(self.span_h + i):
+                prefetch_later(x + i * self.W * self.C + w)
+                w += 64 // <Py_ssize_t> sizeof(real)
 
     cdef void run_tile(self, Py_ssize_t rows, Py_ssize_t columns, bint edge, const DepthwiseTaps* taps,
                        DepthwisePlace* s, const real* b, const real* w, real* y,
@@ -357,7 +374,7 @@ cdef class DepthwiseGather(Depthwise):
                 self.N * self.TH * self.TW * s.channels * <Py_ssize_t> sizeof(real) > WRITTEN_BYTES):
             s.y_ahead = 2 * PATCH_COLUMNS * s.y_step
         while q < last:
-            rows = rows_of_tile(last - q, PATCH_ROWS if self.step_h == 1 else 2)
+            rows = rows_of_tile(last - q, 1 if self.narrow else PATCH_ROWS if self.step_h == 1 else 2)
             s.row = row + q * self.step_h + taps.top - self.top
             s.down = rows * self.step_h * self.W * self.C
             depthwise_patches_of(

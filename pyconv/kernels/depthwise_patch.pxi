@@ -4,6 +4,9 @@
 # hardware sees and runs ahead of. Each vector of x is loaded once for all sums that it goes into: for
 # 3x3 taps that is 6 x 6 loads of x and 4 x 9 of weights for 9 x 16 products. From memory the hardware
 # does not come fast enough: there a patch fetches what the patch after the next will read.
+#
+# Where vectors are half a line, patches of a single row take two: of pixels of 2 KB an L1 of 8 ways has
+# room for 16, and a line whose second half is wanted later has gone.
 
 cdef extern from *:
     """
@@ -22,8 +25,10 @@ cdef extern from *:
 
     #if defined(__AVX512F__)
     #define PATCH_ROWS 4    /* x 4 columns: 16 sums, at most 8 of x, 1 of weights in 32 registers */
+    #define PATCH_VECTORS 1
     #else
     #define PATCH_ROWS 2    /* 8 sums, 7 of x, 1 of weights in 16 */
+    #define PATCH_VECTORS 2 /* of one row */
     #endif
     #define PATCH_COLUMNS 4
 
@@ -63,37 +68,37 @@ cdef extern from *:
         } \\
     }
 
-    /* y = b + sum over columns of taps, then rows of taps, of x * w, from output `column` on. Only at an
-       `edge` do its taps leave the image. In C, because GCC unrolls Cython's loops only in part, and
-       sums that it indexes do not stay in registers. */
-    static inline __attribute__((always_inline)) void depthwise_patch_tile(
-            const int R, const int J, const int edge, const int KH, const int KW, const int step,
-            const depthwise_patch* s, const real* const* row, Py_ssize_t column, const real* weights,
-            real* y) {
+    /* y = b + sum over columns of taps, then rows of taps, of x * w, of V vectors from v on and from
+       output `column` on. Only at an `edge` do its taps leave the image. In C, because GCC unrolls
+       Cython's loops only in part, and sums that it indexes do not stay in registers. */
+    static inline __attribute__((always_inline)) void depthwise_patch_vectors(
+            const int V, const int R, const int J, const int edge, const int KH, const int KW,
+            const int step, const depthwise_patch* s, const real* const* row, Py_ssize_t w, Py_ssize_t v,
+            const real* weights, real* y) {
         const int height = (R - 1) * step + KH, width = (J - 1) * step + KW;
-        const Py_ssize_t w = column * step + s->left;
-        const Py_ssize_t ahead = patch_ahead(s->width, column, step * s->pixel, s->down);
-        y += column * s->y_step;
-        for (Py_ssize_t v = 0; v < s->vectors; v++) {
-            const Py_ssize_t c = PATCH_CHANNEL(s, v);
-            const vec bias = *(const vec*) (weights + v * s->record);
-            const real* tap = weights + v * s->record + s->taps;
-            Py_ssize_t at = c + w * s->pixel;
-            vec acc[4][PATCH_COLUMNS];
+        const real* tap = weights + v * s->record + s->taps;
+        Py_ssize_t at = w * s->pixel, c[PATCH_VECTORS];
+        vec acc[PATCH_VECTORS][4][PATCH_COLUMNS];
+        _Pragma("GCC unroll 2")
+        for (int u = 0; u < V; u++) {
+            const vec bias = *(const vec*) (weights + (v + u) * s->record);
+            c[u] = PATCH_CHANNEL(s, v + u);
             _Pragma("GCC unroll 4")
             for (int r = 0; r < R; r++)
                 _Pragma("GCC unroll 4")
-                for (int j = 0; j < J; j++) acc[r][j] = bias;
-            PATCH_HERE(tap);
-            if (s->width) PATCH_FETCH(R * step, height, J * step)
-            _Pragma("GCC unroll 16")
-            for (int j = 0; j < width; j++, at += s->pixel) {
-                const int inside = !edge || (size_t) (w + j) < (size_t) s->W;
+                for (int j = 0; j < J; j++) acc[u][r][j] = bias;
+        }
+        PATCH_HERE(tap);
+        _Pragma("GCC unroll 16")
+        for (int j = 0; j < width; j++, at += s->pixel) {
+            const int inside = !edge || (size_t) (w + j) < (size_t) s->W;
+            PATCH_HERE(at);
+            _Pragma("GCC unroll 2")
+            for (int u = 0; u < V; u++) {
                 vec x[8];
-                PATCH_HERE(at);
                 _Pragma("GCC unroll 8")
                 for (int i = 0; i < height; i++) {
-                    x[i] = *(const vec*) (inside ? row[i] + at : s->zeros + c);
+                    x[i] = *(const vec*) ((inside ? row[i] + at : s->zeros) + c[u]);
                     KEEP(x[i]);
                 }
                 _Pragma("GCC unroll 4")
@@ -102,36 +107,60 @@ cdef extern from *:
                     _Pragma("GCC unroll 5")
                     for (int kh = 0; kh < KH; kh++) {
                         if (kw < 0 || kw >= KW) continue;
-                        vec k = *(const vec*) (tap + (kw * KH + kh) * VL);
+                        vec k = *(const vec*) (tap + u * s->record + (kw * KH + kh) * VL);
                         KEEP(k);
                         _Pragma("GCC unroll 4")
-                        for (int r = 0; r < R; r++) acc[r][q] += k * x[kh + step * r];
+                        for (int r = 0; r < R; r++) acc[u][r][q] += k * x[kh + step * r];
                     }
                 }
             }
-            if (s->relu)
+        }
+        if (s->relu)
+            _Pragma("GCC unroll 2")
+            for (int u = 0; u < V; u++)
                 _Pragma("GCC unroll 4")
                 for (int r = 0; r < R; r++)
                     _Pragma("GCC unroll 4")
-                    for (int j = 0; j < J; j++) acc[r][j] = vec_relu(acc[r][j]);
-            #define PATCH_STORE(past) { \\
-                real* to = y + c; \\
+                    for (int j = 0; j < J; j++) acc[u][r][j] = vec_relu(acc[u][r][j]);
+        #define PATCH_STORE(past) { \\
+            real* to = y; \\
+            _Pragma("GCC unroll 4") \\
+            for (int j = 0; j < J; j++, to += s->y_step) { \\
+                PATCH_HERE(to); \\
                 _Pragma("GCC unroll 4") \\
-                for (int j = 0; j < J; j++, to += s->y_step) { \\
-                    PATCH_HERE(to); \\
-                    _Pragma("GCC unroll 4") \\
-                    for (int r = 0; r < R; r++) store_line(to + r * s->y_row, acc[r][j], past); \\
-                } \\
-            }
-            if (s->y_ahead)
-                _Pragma("GCC unroll 4")
-                for (int j = 0; j < J; j++)
-                    _Pragma("GCC unroll 4")
-                    for (int r = 0; r < R; r++)
-                        prefetch_later(y + c + s->y_ahead + j * s->y_step + r * s->y_row);
-            if (s->streams) PATCH_STORE(1) else PATCH_STORE(0)
-            #undef PATCH_STORE
+                for (int r = 0; r < R; r++) \\
+                    _Pragma("GCC unroll 2") \\
+                    for (int u = 0; u < V; u++) \\
+                        store_line(to + r * s->y_row + c[u], acc[u][r][j], past); \\
+            } \\
         }
+        if (s->y_ahead)
+            _Pragma("GCC unroll 4")
+            for (int j = 0; j < J; j++)
+                _Pragma("GCC unroll 4")
+                for (int r = 0; r < R; r++)
+                    prefetch_later(y + c[0] + s->y_ahead + j * s->y_step + r * s->y_row);
+        if (s->streams) PATCH_STORE(1) else PATCH_STORE(0)
+        #undef PATCH_STORE
+    }
+
+    /* The same of all vectors. */
+    static inline __attribute__((always_inline)) void depthwise_patch_tile(
+            const int R, const int J, const int edge, const int KH, const int KW, const int step,
+            const depthwise_patch* s, const real* const* row, Py_ssize_t column, const real* weights,
+            real* y) {
+        const int V = R == 1 ? PATCH_VECTORS : 1, height = (R - 1) * step + KH;
+        const Py_ssize_t w = column * step + s->left;
+        const Py_ssize_t ahead = patch_ahead(s->width, column, step * s->pixel, s->down);
+        Py_ssize_t v = 0;
+        y += column * s->y_step;
+        for (; v + V <= s->vectors; v += V) {
+            const Py_ssize_t at = PATCH_CHANNEL(s, v) + w * s->pixel;
+            if (s->width) PATCH_FETCH(R * step, height, J * step)
+            depthwise_patch_vectors(V, R, J, edge, KH, KW, step, s, row, w, v, weights, y);
+        }
+        if (V > 1 && v < s->vectors)
+            depthwise_patch_vectors(1, R, J, edge, KH, KW, step, s, row, w, v, weights, y);
     }
 
     /* Whether taps of outputs from `column` on leave the image. */
@@ -190,7 +219,7 @@ cdef extern from *:
                          : step == 2 && KH == KW && (KH == 3 || KH == 5);
     }
     """
-    const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS
+    const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS, PATCH_VECTORS
     ctypedef struct DepthwisePatch "depthwise_patch":
         const real** row
         const real* zeros
