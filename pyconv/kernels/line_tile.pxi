@@ -100,7 +100,7 @@ cdef extern from *:
             const real* p = x + offset[j];
             UNROLLED for (int v = 0; v < nv; v++) wv[v] = *(const vec*) (w + v * VL);
             if (nv == 2 && length > 32)  /* fewer are in L1 too soon */
-                UNROLLED for (int v = 0; v < nv; v++) prefetch(w + (WEIGHTS_AHEAD * nv + v) * VL);
+                UNROLLED for (int v = 0; v < nv; v += HALVES) prefetch(w + (WEIGHTS_AHEAD * nv + v) * VL);
             w += nv * VL;
             UNROLLED for (int i = 0; i < rows; i++) {
                 vec a = vec_set(p[4 * i]);

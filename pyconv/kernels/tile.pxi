@@ -104,7 +104,7 @@ cdef inline inlined sum_tiles(
                 for c in range(block.length):
                     for v in range(nv):
                         wv[v] = (<const vec*> (from_w + v * VL))[0]
-                        if many:
+                        if many and v % HALVES == 0:
                             prefetch(from_w + WEIGHTS_AHEAD * w_step + v * VL)
                     from_w = from_w + w_step
                     for i in range(rows):

@@ -216,6 +216,7 @@ cdef extern from *:
     /* Products between fetching a weight and its use, 6 to 12 cycles each: L2 takes 15, and longer where
        lines come one after the other. */
     #define WEIGHTS_AHEAD 8
+    #define HALVES (VEC_BYTES == 32 ? 2 : 1)  /* vectors of a line: to fetch it once is enough */
     /* Both for numbers that are not NaN. */
     static inline __attribute__((always_inline)) ivec exceeds(vec v, vec m) { return (ivec) (v > m); }
     static inline __attribute__((always_inline)) ivec exceeds_at(vec v, ivec i, vec m, ivec j) {
@@ -281,7 +282,7 @@ cdef extern from *:
     ivec exceeds_at(vec v, ivec i, vec m, ivec j) noexcept nogil
     ivec beats(vec v, vec m) noexcept nogil
     ivec beats_at(vec v, ivec i, vec m, ivec j) noexcept nogil
-    const Py_ssize_t WEIGHTS_AHEAD
+    const Py_ssize_t WEIGHTS_AHEAD, HALVES
     void prefetch(const void* p) noexcept nogil
     void prefetch_to_write(const void* p) noexcept nogil
     void prefetch_later(const void* p) noexcept nogil

@@ -294,7 +294,7 @@ cdef extern from *:
                 for (Py_ssize_t j = left < run ? left : run; j > 0; j--) {
                     UNROLLED for (int v = 0; v < nv; v++) wv[v] = AT(from_w + v * VL);
                     if (fetches)
-                        UNROLLED for (int v = 0; v < nv; v++)
+                        UNROLLED for (int v = 0; v < nv; v += HALVES)
                             prefetch(from_w + (WEIGHTS_AHEAD * nv + v) * VL);
                     from_w += nv * VL;
                     UNROLLED for (int i = 0; i < rows; i++) {
