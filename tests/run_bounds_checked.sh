@@ -6,4 +6,4 @@
 
 export PYCONV_DEBUG=1
 build_copy
-python -m pytest -q -x -p no:cacheprovider "${only[@]}" "${selected[@]}"
+python -m pytest -q -x -n auto -p no:cacheprovider "${only[@]}" "${selected[@]}"

@@ -13,4 +13,4 @@ build_copy
 # than there is, and expects a MemoryError. Faults are printed to the file that pytest must not capture.
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 LD_PRELOAD=$("${CC:-gcc}" -print-file-name=libasan.so) \
-    python -m pytest -q -x --capture=sys -p no:cacheprovider "${only[@]}" "${selected[@]}"
+    python -m pytest -q -x -n auto --capture=sys -p no:cacheprovider "${only[@]}" "${selected[@]}"

@@ -87,7 +87,7 @@ cdef inline inlined cycle_tiles(
 
     What is left of a run, fewer than P numbers, is read with those before it, which are masked.
     """
-    cdef vec[32] acc  # rows * LANE_VECTORS <= 24 of them are used
+    cdef vec[32] acc  # rows * LANE_VECTORS of them are used
     cdef vec[16] wv
     cdef ivec[16] last
     cdef vec a
@@ -97,7 +97,7 @@ cdef inline inlined cycle_tiles(
     cdef const real* p
     cdef real* to
     cdef real[384] sums
-    if rows * LANE_VECTORS > 24:
+    if rows * LANE_VECTORS > SUMS:
         return
     for v in range(LANE_VECTORS):
         last[v] = last_parts(P, rest, v)
@@ -183,7 +183,7 @@ cdef Py_ssize_t cycle_rows(Py_ssize_t pixels) noexcept nogil:
     cdef Py_ssize_t[8] sizes = [12, 10, 8, 7, 6, 4, 2, 1]
     cdef Py_ssize_t i, tiles, best = 1, least = PY_SSIZE_T_MAX
     for i in range(8):
-        if sizes[i] <= min(pixels, min(CYCLE_ROWS, 2 * TILE_2 // LANE_VECTORS)):
+        if sizes[i] <= min(pixels, min(CYCLE_ROWS, SUMS // LANE_VECTORS)):
             tiles = (pixels + sizes[i] - 1) // sizes[i]
             # a tile's loads of weights, loop and end take as long as 2 rows
             if tiles * (sizes[i] + 2) < least:
@@ -222,11 +222,11 @@ cdef inline inlined cycle_filter_tile(
     real* dw, Py_ssize_t dw_step, const real* ahead, Py_ssize_t ahead_step,
 ) noexcept nogil:
     """As `filter_tile`: dw[i, k, j] += sum over pixels of x[pixel, i * P + j] * dy[pixel, k]."""
-    cdef vec[32] acc  # rows * LANE_VECTORS <= 24 of them are used
+    cdef vec[32] acc  # rows * LANE_VECTORS of them are used
     cdef vec[16] dv
     cdef Py_ssize_t i, v, h, w, left = pixels.image, columns = pixels.columns, step = pixels.x_step
     cdef const real* p
-    if rows * LANE_VECTORS > 24:
+    if rows * LANE_VECTORS > SUMS:
         return
     for i in range(rows):
         for v in range(LANE_VECTORS):

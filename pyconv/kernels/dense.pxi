@@ -157,6 +157,8 @@ cdef inline inlined outer_tile(
     cdef vec a
     cdef Py_ssize_t whole_rows = max(0, N - (nv * VL - lanes + K - 1) // K)
     cdef Py_ssize_t n, f, v
+    if rows * nv > SUMS:
+        return
     for f in range(rows * nv):
         acc[f] = vec_set(0)
     for n in range(whole_rows):

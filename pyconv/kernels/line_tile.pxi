@@ -95,12 +95,14 @@ cdef extern from *:
             const int rows, const int nv, const real* x, const Py_ssize_t* offset,
             Py_ssize_t length, const real* w, real* m) {
         vec sum[24], wv[2];
+        if (rows * nv > SUMS) return;
         UNROLLED for (int i = 0; i < rows * nv; i++) sum[i] = (vec) {0};
         for (Py_ssize_t j = 0; j < length; j++) {
             const real* p = x + offset[j];
             UNROLLED for (int v = 0; v < nv; v++) wv[v] = *(const vec*) (w + v * VL);
             if (nv == 2 && length > 32)  /* fewer are in L1 too soon */
-                UNROLLED for (int v = 0; v < nv; v += HALVES) prefetch(w + (WEIGHTS_AHEAD * nv + v) * VL);
+                UNROLLED for (int v = 0; v < nv; v += HALVES)
+                    prefetch(w + (WEIGHTS_AHEAD * nv + v) * VL);
             w += nv * VL;
             UNROLLED for (int i = 0; i < rows; i++) {
                 vec a = vec_set(p[4 * i]);

@@ -151,6 +151,8 @@ cdef inline inlined line_wide_tile(
     cdef vec a
     cdef Py_ssize_t e, k, i, j
     cdef const real* from_w
+    if K * nv > SUMS:
+        return
     for e in range(points):
         for k in range(K):
             for j in range(nv):

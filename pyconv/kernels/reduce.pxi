@@ -388,7 +388,7 @@ cdef class Reduce:
     cdef void run_cycles(self, const Pixels* pixels, const real* x, const real* packed,
                          Py_ssize_t length, real* dw, const real* ahead) noexcept nogil:
         """`length` rows of sums, for a run of taps; fetch some of what lies ahead."""
-        cdef Py_ssize_t i = 0, count, most = min(TILE_1, 2 * TILE_2 // LANE_VECTORS)
+        cdef Py_ssize_t i = 0, count, most = min(TILE_1, SUMS // LANE_VECTORS)
         while i < length:
             count = even_part(length - i, most)
             cycle_filter_tile_of(

@@ -134,6 +134,8 @@ cdef inline inlined pixel_tiles(
     const real* x, const real* w, real* y,
 ) noexcept nogil:
     """`sum_tiles` with steps that are constants: all together do not find enough registers."""
+    if rows * nv > SUMS:
+        return
     if block.w_step != nv * VL:
         sum_tiles(rows, nv, True, block, block.x_step, block.c_step, block.w_step, x, w, y)
     elif block.c_step != 1:
@@ -158,6 +160,8 @@ cdef inline inlined filter_tile(
     cdef vec a
     cdef Py_ssize_t i, v, h, w, left = pixels.image, columns = pixels.columns, step = pixels.x_step
     cdef const real* p
+    if rows * nv > SUMS:
+        return
     for i in range(rows):
         for v in range(nv):
             acc[i * nv + v] = (<const vec*> (dw + i * dw_step + v * VL))[0]

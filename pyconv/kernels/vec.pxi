@@ -18,6 +18,7 @@ cdef extern from *:
     #define VEC_BYTES 16
     #define TILE_2 6
     #endif
+    #define SUMS (2 * TILE_2)  /* of a tile at most; larger ones are not compiled */
     #define LANE_VECTORS ((Py_ssize_t) (16 * sizeof(real) / VEC_BYTES))  /* see wide_reduce.pxi */
     typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
     #define VL ((Py_ssize_t) (VEC_BYTES / sizeof(real)))
@@ -254,7 +255,7 @@ cdef extern from *:
     ctypedef int whole
     ctypedef int ivec
     const Py_ssize_t VL
-    const Py_ssize_t TILE_2
+    const Py_ssize_t TILE_2, SUMS
     const Py_ssize_t LANE_VECTORS
     real square_root(real a) noexcept nogil
     vec vec_set(real a) noexcept nogil

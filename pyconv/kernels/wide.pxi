@@ -116,6 +116,8 @@ cdef inline inlined wide_tile(
     cdef const real* source
     cdef const real* from_w
     cdef real[384] sums  # 24 vectors, for reading single lanes
+    if K * nv > SUMS:
+        return
     for k in range(K):
         for v in range(nv):
             acc[k * nv + v] = vec_set(b[k])
@@ -228,6 +230,6 @@ cdef inline Py_ssize_t wide_vectors(Py_ssize_t K, Py_ssize_t left, bint rows) no
 
     At the end of a row there is room for more than are left, but not where they are rows.
     """
-    if left >= (4 if rows else 3) and 4 * K <= 2 * TILE_2:
+    if left >= (4 if rows else 3) and 4 * K <= SUMS:
         return 4
-    return 2 if left > 1 else 1
+    return 2 if left > 1 and 2 * K <= SUMS else 1

@@ -112,9 +112,11 @@ cdef inline inlined wide_filter_tile(
     Py_ssize_t OH, Py_ssize_t OW, vec* sums, Py_ssize_t sums_row,
 ) noexcept nogil:
     """sums[r, k] += x[h, offset[r] + p] * dy[h, k, p], for all pixels (h, p), LANES at a time."""
-    cdef vec[192] acc  # R * K * LANE_VECTORS of them are used: 24 in 32 registers, 12 in 16
+    cdef vec[24] acc  # R * K * LANE_VECTORS of them are used
     cdef vec a, inside
     cdef Py_ssize_t h, p, r, k, v, chunk
+    if R * K * LANE_VECTORS > SUMS:
+        return
     for r in range(R):
         for k in range(K * LANE_VECTORS):
             acc[r * K * LANE_VECTORS + k] = sums[r * sums_row + k]
@@ -213,13 +215,13 @@ cdef inline Py_ssize_t wide_filter_height() noexcept nogil:
     With a tile's width they fill the registers, and are as even as that allows: what a tile of 1 x 4
     loads takes longer than its products.
     """
-    cdef Py_ssize_t sums = 2 * TILE_2 // LANE_VECTORS
+    cdef Py_ssize_t sums = SUMS // LANE_VECTORS
     return TILE_HEIGHT if sums >= TILE_HEIGHT * TILE_WIDTH else 3 if sums >= 6 else 1
 
 
 cdef inline Py_ssize_t wide_filter_width(Py_ssize_t height) noexcept nogil:
     """Channels of dy of a tile."""
-    return max(1, min(TILE_WIDTH, 2 * TILE_2 // LANE_VECTORS // height))
+    return max(1, min(TILE_WIDTH, SUMS // LANE_VECTORS // height))
 
 
 cdef class WideReduce:
