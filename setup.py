@@ -4,8 +4,8 @@ Environment
 -----------
 PYCONV_OPENMP=0|1      0: build without OpenMP; 1: fail where it is missing (default: probe, warn)
 PYCONV_BUILD_ISA=...   comma list out of v3,v4 (default: both on x86-64); empty: baseline alone
-PYCONV_DEBUG=1         bounds checks on, -O1 -g; for test runs, not for wheels
-PYCONV_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer, -O1 -g; see
+PYCONV_DEBUG=1         bounds checks on, -O1 -g1; for test runs, not for wheels
+PYCONV_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer, -O1 -g1; see
                        tests/run_sanitizers.sh, which preloads their runtime
 """
 
@@ -39,7 +39,7 @@ OPTIMISE = [
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # At -O1 a product and its sum do not always meet in one block, and are fused or not by chance. UNFUSED:
 # nor does vec.pxi fuse any itself, so that all variants and batches keep the same bits.
-CHECKED = ["-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-DUNFUSED"]
+CHECKED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-ffp-contract=off", "-DUNFUSED"]
 # Nor shall it make calls of memset of a tile's zeros, which would leave their registers for that.
 OPTIMISE_GCC = [
     "--param=max-completely-peeled-insns=2000", "--param=max-completely-peel-times=40",
@@ -132,6 +132,7 @@ setup(
         ],
         compiler_directives=DIRECTIVES,
         build_dir="build/cython",
+        nthreads=os.cpu_count() or 1,
     ),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -25,11 +25,10 @@ cdef extern from *:
 
     #if defined(__AVX512F__)
     #define PATCH_ROWS 4    /* x 4 columns: 16 sums, at most 8 of x, 1 of weights in 32 registers */
-    #define PATCH_VECTORS 1
     #else
     #define PATCH_ROWS 2    /* 8 sums, 7 of x, 1 of weights in 16 */
-    #define PATCH_VECTORS 2 /* of one row */
     #endif
+    #define PATCH_VECTORS (VEC_BYTES == 32 ? 2 : 1) /* of one row */
     #define PATCH_COLUMNS 4
 
     typedef struct {
