@@ -40,7 +40,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # At -O1 a product and its sum do not always meet in one block, and are fused or not by chance. UNFUSED:
 # nor does vec.pxi fuse any itself, so that all variants and batches keep the same bits.
 CHECKED = ["-O1", "-g1", "-fno-omit-frame-pointer", "-ffp-contract=off", "-DUNFUSED"]
-# Nor shall it make calls of memset of a tile's zeros, which would leave their registers for that.
+# GCC shall unroll tiles, and not call memset for their zeros, which would leave registers for that.
 OPTIMISE_GCC = [
     "--param=max-completely-peeled-insns=2000", "--param=max-completely-peel-times=40",
     "-fno-tree-loop-distribute-patterns",
