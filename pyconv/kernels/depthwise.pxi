@@ -169,8 +169,8 @@ cdef class Depthwise:
         return w % self.planes * self.plane + w // self.planes * self.pixel
 
     cdef cut(self, Py_ssize_t most):
-        """Cut the outputs into bands of which the input has at most so many bytes."""
-        cdef Py_ssize_t line = self.line // self.pixel * self.C * sizeof(real)
+        """Cut the outputs into bands of which the input, or what is copied, has at most so many bytes."""
+        cdef Py_ssize_t line = self.line // self.pixel * max(self.C, self.channels) * sizeof(real)
         self.band = max(1, self.rows)
         while self.band > 1 and (self.band_rows() * line > most or self.too_few_items()):
             self.band = (self.band + 1) // 2
@@ -254,10 +254,11 @@ cdef class Depthwise:
 
     cdef void copy_pixels(self, const real* x, const real* end, real* to,
                           Py_ssize_t pixels) noexcept nogil:
-        cdef Py_ssize_t u, p, i, reach, split = self.split, count = split * self.vectors
-        cdef const Py_ssize_t* place = self.place
-        cdef const whole* lane
+        cdef Py_ssize_t u, p, i, safe, C = self.C, split = self.split, count = split * self.vectors
+        cdef const ivec* lane = <const ivec*> self.lane
+        cdef Py_ssize_t pixel = self.pixel
         cdef const real* source
+        cdef real* place
         cdef vec a
         if self.flat and self.planes > 1:
             pick_pixels_of(x, self.planes * self.C, end, pixels, to, self.C)
@@ -268,16 +269,15 @@ cdef class Depthwise:
         if self.channels == self.C:
             pad_pixels(x, end, self.C, pixels, to, self.vectors)
             return
-        reach = place[count - 1] + split * VL
-        for p in range(pixels):
-            lane = self.lane
-            for u in range(count):
-                source = x + place[u]
+        # Pixels of which all vectors end before the array does.
+        safe = (end - x - self.place[count - 1] - split * VL + self.C) // self.C
+        for u in range(count):
+            source, place = x + self.place[u], to + u * VL
+            for p in range(pixels):
                 a = vec_set(0)
                 for i in range(split):
-                    a = shuffle_two(a, (<const vec*> (source + i * VL))[0] if end - x >= reach
-                                    else load_until(source + i * VL, end),
-                                    (<const ivec*> lane)[0])
-                    lane += VL
-                (<vec*> (to + u * VL))[0] = a
-            x, to = x + self.C, to + self.pixel
+                    a = shuffle_two(a, (<const vec*> (source + i * VL))[0] if p < safe
+                                    else load_until(source + i * VL, end), lane[i])
+                (<vec*> place)[0] = a
+                source, place = source + C, place + pixel
+            lane = lane + split

@@ -197,7 +197,7 @@ cdef class DepthwiseGather(Depthwise):
                        Py_ssize_t item) noexcept nogil:
         """One band of output rows of one image, some rows and columns at a time."""
         cdef Py_ssize_t n = item // self.bands, first = item % self.bands * self.band, q, p, i, h
-        cdef Py_ssize_t end = min(first + self.band, self.rows), column, columns, fresh
+        cdef Py_ssize_t end = min(first + self.band, self.rows), column, columns
         cdef Py_ssize_t some = PHASE_COLUMNS if self.phase_count > 1 else self.columns
         cdef Py_ssize_t line = self.W * self.C
         cdef Py_ssize_t group = TILE_COLUMNS * max(1, 8 // self.vectors)
@@ -228,14 +228,11 @@ cdef class DepthwiseGather(Depthwise):
                 column += some
             q += PATCH_ROWS
         while q < end:
-            fresh = (q + self.block - 1) * self.step_h + self.top + self.span_h  # row, of the next block
             column = 0
             while column < columns:
                 for p in range(self.phase_count):
-                    # Phases read the same.
                     self.run_block(row - first * self.step_h, packed, relu, y, p, first, q,
-                                   min(q + self.block, end), column, group,
-                                   NULL if self.copies or p > 0 else x + fresh * line)
+                                   min(q + self.block, end), column, group)
                 column += group
             q += self.block
 
@@ -257,11 +254,8 @@ cdef class DepthwiseGather(Depthwise):
 
     cdef void run_block(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t p,
                         Py_ssize_t first, Py_ssize_t q, Py_ssize_t end, Py_ssize_t column,
-                        Py_ssize_t columns, const real* fetch) noexcept nogil:
-        """Rows q to `end` of a phase, from `column` on. Tiles may begin at `first`, above q.
-
-        Meanwhile rows from `fetch` on come to L2, unless it is NULL.
-        """
+                        Py_ssize_t columns) noexcept nogil:
+        """Rows q to `end` of a phase, from `column` on. Tiles may begin at `first`, above q."""
         cdef const DepthwiseTaps* taps = &self.of_phase[p]
         cdef Py_ssize_t last = min(end, self.phases[p].rows), at, i, count
         for i in range(taps.apart):
@@ -272,12 +266,12 @@ cdef class DepthwiseGather(Depthwise):
                     at, count = at - taps.apart, 4
                 count = 4 if count >= 4 else 2 if count >= 2 else 1
                 self.run_tiles(row + at * self.step_h + taps.top - self.top, packed, relu, y, p, at,
-                               count, column, columns, fetch if i == 0 else NULL)
+                               count, column, columns)
                 at += count * taps.apart
 
     cdef void run_tiles(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t p,
-                        Py_ssize_t q, Py_ssize_t rows, Py_ssize_t column, Py_ssize_t columns,
-                        const real* fetch) noexcept nogil:
+                        Py_ssize_t q, Py_ssize_t rows, Py_ssize_t column,
+                        Py_ssize_t columns) noexcept nogil:
         """Some columns of `rows` rows of a phase, from q on."""
         cdef const Phase* phase = &self.phases[p]
         cdef const DepthwiseTaps* taps = &self.of_phase[p]
@@ -320,19 +314,7 @@ cdef class DepthwiseGather(Depthwise):
                                   self.TW * self.channels - c - (i + count - 1) * next if self.flat
                                   else self.channels)
                     i += count
-                if fetch != NULL:
-                    self.fetch_rows(fetch + first * self.step_w * self.C
-                                    + v * TILE_COLUMNS * self.step_w * VL)
             first += TILE_COLUMNS
-
-    cdef inline void fetch_rows(self, const real* x) noexcept nogil:
-        """Bring a tile's columns of the rows that the next block adds to L2."""
-        cdef Py_ssize_t i, w
-        for i in range(self.block * self.step_h):
-            w = 0
-            while w < TILE_COLUMNS * self.step_w * VL and self.reads_row(self.span_h + i):
-                prefetch_later(x + i * self.W * self.C + w)
-                w += 64 // <Py_ssize_t> sizeof(real)
 
     cdef void run_tile(self, Py_ssize_t rows, Py_ssize_t columns, bint edge, const DepthwiseTaps* taps,
                        DepthwisePlace* s, const real* b, const real* w, real* y,
