@@ -50,8 +50,9 @@ WRAP_PARALLEL = "-Wl,--wrap=GOMP_parallel"  # see kernels/items.pxi
 DIRECTIVES = {
     "language_level": 3, "binding": False, "embedsignature": True, "cdivision": True,
     "boundscheck": DEBUG, "wraparound": False, "initializedcheck": DEBUG,
-    # Plans are not pickled; and comments with the source are two fifths of the C that a compiler reads.
-    "auto_pickle": False, "emit_code_comments": False,
+    # Plans are not pickled. Comments with the source are two fifths of the C that a compiler reads; only
+    # faults that a checked build finds are looked up there.
+    "auto_pickle": False, "emit_code_comments": DEBUG or SANITIZE,
 }
 
 
