@@ -169,7 +169,7 @@ cdef class Depthwise:
         return w % self.planes * self.plane + w // self.planes * self.pixel
 
     cdef cut(self, Py_ssize_t most):
-        """Cut the outputs into bands of which the input, or what is copied, has at most so many bytes."""
+        """Cut the outputs into bands of which the input, or its copy, has at most so many bytes."""
         cdef Py_ssize_t line = self.line // self.pixel * max(self.C, self.channels) * sizeof(real)
         self.band = max(1, self.rows)
         while self.band > 1 and (self.band_rows() * line > most or self.too_few_items()):
