@@ -115,12 +115,12 @@ class DepthwiseGather(Depthwise): ...
 @final
 class DepthwiseReduce(Depthwise): ...
 
-class Packer: ...
-
-@final
-class Gather(Packer):
+class Packer:
     @property
     def work(self) -> int: ...
+
+@final
+class Gather(Packer): ...
 
 @final
 class Scatter:
@@ -128,9 +128,7 @@ class Scatter:
     def work(self) -> int: ...
 
 @final
-class Line(Packer):
-    @property
-    def work(self) -> int: ...
+class Line(Packer): ...
 
 @final
 class Reduce:
@@ -153,9 +151,7 @@ class Winograd:
     def work(self) -> int: ...
 
 @final
-class LineWide(Packer):
-    @property
-    def work(self) -> int: ...
+class LineWide(Packer): ...
 
 @final
 class LineWideFilter:

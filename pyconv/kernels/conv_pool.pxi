@@ -220,12 +220,20 @@ cdef class ConvPoolPlan:
     cdef compute(self, const real* x, const real* w, const real* b, bint relu, real* y,
                  int32_t* indices, int num_threads):
         """`forward`; without places where `indices` is NULL."""
-        if self.lined is not None and self.run_lined(x, w, b, relu, y, indices, num_threads):
-            return
+        if self.lined is not None:
+            self.run_items(self.lined, self.N, self.lined_slot, x, w, b, relu, y, indices, num_threads)
+            if not self.lined.spoiled:
+                return
         if self.conv.winograd_y or self.conv.lined_y or self.conv.few_y and self.line is None:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
-        elif not (self.line is not None and self.run_line(x, w, b, relu, y, indices, num_threads)):
-            self.run_fused(x, w, b, relu, y, indices, num_threads)
+            return
+        if self.line is not None:
+            self.run_items(self.line, self.N * self.bands, self.line_slot, x, w, b, relu, y, indices,
+                           num_threads)
+            if not self.line.spoiled:
+                return
+        self.run_items(self.gather, self.N * self.bands, self.slot, x, w, b, relu, y, indices,
+                       num_threads)
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
@@ -248,43 +256,36 @@ cdef class ConvPoolPlan:
         if relu:
             cut_losers(y + row, places_at(indices, row), self.g.OW * self.K)
 
-    cdef run_fused(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                   int32_t* indices, int num_threads):
+    cdef run_items(self, Packer driver, Py_ssize_t items, Py_ssize_t slot, const real* x, const real* w,
+                   const real* b, bint relu, real* y, int32_t* indices, int num_threads):
+        """Convolve by one of the drivers and pool; with `slot` numbers of workspace a thread."""
         cdef Shares shares
         cdef Py_ssize_t turn, item
         cdef int threads = self.gather.threads(num_threads)
         cdef Packed packed
-        cdef real* bias = self.gather.pack_bias(b)
-        cdef real* scratch = self.scratch.take(threads * self.slot)
-        self.gather.pack(&packed, w, threads, self.conv.version())
-        share_out(&shares, self.N * self.bands, threads)
-        for turn in prange(self.N * self.bands, schedule="dynamic",
-                           chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, self.gather.packed_by(&packed, threadid()), bias, relu, y, indices,
-                          scratch + threadid() * self.slot, item)
-
-    cdef bint run_lined(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                        int32_t* indices, int num_threads) except -1:
-        """By Winograd along the rows, an image at a time; False if all must be computed directly."""
-        cdef Shares shares
-        cdef Py_ssize_t turn, n
-        cdef int threads = self.gather.threads(num_threads)
-        cdef Packed packed
-        cdef real* bias = self.lined.pack_bias(b)
-        cdef real* scratch = self.scratch.take(threads * self.lined_slot)
-        self.lined.pack(&packed, w, threads, self.conv.version())
-        self.lined.spoiled = False
-        share_out(&shares, self.N, threads)
-        for turn in prange(self.N, schedule="dynamic", chunksize=handful(self.N), num_threads=threads,
+        cdef real* bias = driver.pack_bias(b)
+        cdef real* scratch = self.scratch.take(threads * slot)
+        driver.pack(&packed, w, threads, self.conv.version())
+        driver.spoiled = False
+        share_out(&shares, items, threads)
+        for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
                            nogil=True):
-            n = take_item(&shares, threadid())
-            self.lined_image(x, self.lined.packed_by(&packed, threadid()), bias, relu, y, indices,
-                             scratch + threadid() * self.lined_slot, n)
-        return not self.lined.spoiled
+            item = take_item(&shares, threadid())
+            self.run_item(driver, x, driver.packed_by(&packed, threadid()), bias, relu, y, indices,
+                          scratch + threadid() * slot, item)
+
+    cdef void run_item(self, Packer driver, const real* x, const real* packed, const real* b, bint relu,
+                       real* y, int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
+        if driver is self.lined:
+            self.lined_image(x, packed, b, relu, y, indices, scratch, item)
+        elif driver is self.line:
+            self.line_item(x, packed, b, relu, y, indices, scratch, item)
+        else:
+            self.gather_item(x, packed, b, relu, y, indices, scratch, item)
 
     cdef void lined_image(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                           int32_t* indices, real* scratch, Py_ssize_t n) noexcept nogil:
+        """An image."""
         cdef Window* g = &self.g
         cdef Py_ssize_t size = g.H * g.W * self.K, p, at
         cdef real* z = scratch + self.lined.area
@@ -294,25 +295,6 @@ cdef class ConvPoolPlan:
             max_row(g, z, y + at, places_at(indices, at), p, <char*> (z + (size + 127) // 64 * 64))
             if relu:
                 cut_losers(y + at, places_at(indices, at), g.OW * self.K)
-
-    cdef bint run_line(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                       int32_t* indices, int num_threads) except -1:
-        """By Winograd along the rows; False if all must be computed directly."""
-        cdef Shares shares
-        cdef Py_ssize_t turn, item
-        cdef int threads = self.gather.threads(num_threads)
-        cdef Packed packed
-        cdef real* bias = self.line.pack_bias(b)
-        cdef real* scratch = self.scratch.take(threads * self.line_slot)
-        self.line.pack(&packed, w, threads, self.conv.version())
-        self.line.spoiled = False
-        share_out(&shares, self.N * self.bands, threads)
-        for turn in prange(self.N * self.bands, schedule="dynamic",
-                           chunksize=handful(self.N * self.bands), num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.line_item(x, self.line.packed_by(&packed, threadid()), bias, relu, y, indices,
-                           scratch + threadid() * self.line_slot, item)
-        return not self.line.spoiled
 
     cdef void line_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                         int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
@@ -410,8 +392,8 @@ cdef class ConvPoolPlan:
         for at in range(count * size if indices != NULL else 0):
             indices[at] = <int32_t> joined[at]
 
-    cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
-                       int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
+    cdef void gather_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                          int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:
         """A band of pooled rows of one image."""
         cdef Window* g = &self.g
         cdef Py_ssize_t n = item // self.bands

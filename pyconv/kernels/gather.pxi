@@ -8,7 +8,6 @@
 # input rows that it needs, padded, into its thread's workspace (they stay in L2), unless all taps lie
 # inside the image: then it reads in place.
 
-from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -61,14 +60,14 @@ cdef class Gather(Packer):
     cdef Py_ssize_t phase_count, block, blocks_group
     cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
     cdef Py_ssize_t rows_read                      # bits: which of step_h rows they read
-    cdef Py_ssize_t band, bands, chunk, chunks, items, rows, columns
-    cdef Py_ssize_t pixel, line, area              # elements of a pixel, a row, a band of the input
+    cdef Py_ssize_t band, bands, chunk, chunks, rows, columns
+    cdef Py_ssize_t pixel, line                    # elements of a pixel, a row of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
     cdef Py_ssize_t planar                         # not 0: y is in planes of that many columns
     cdef Py_ssize_t cycle                          # P of cycle.pxi, or 0
     cdef Py_ssize_t packed_size                    # numbers of a block's weights
-    cdef bint in_place, wide, clips, spoiled       # spoiled: a weight is not finite
+    cdef bint in_place, wide, clips, wild          # wild: a weight is not finite
     cdef bint cleared                              # what no tap reaches is 0, set beforehand
     cdef bint few                                  # pixels: too few to repay packing the weights
     cdef const real* w                             # the weights of this call
@@ -79,8 +78,6 @@ cdef class Gather(Packer):
     cdef Py_ssize_t* tap_w
     cdef Py_ssize_t* tap_index
     cdef Py_ssize_t tap_count
-    cdef Workspace scratch, bias
-    cdef readonly Py_ssize_t work
 
     def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step,
                   bint clips, bint flat=True):
@@ -102,7 +99,6 @@ cdef class Gather(Packer):
         self.step_h, self.step_w = step
         self.stride_h, self.stride_w = stride
         self.w_tap, self.w_in, self.w_out, self.w_group = filter_step
-        self.weights, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
         self.phase_count = len(phases)
         self.tap_count = sum(len(taps) for _, taps in phases)
         self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
@@ -282,7 +278,7 @@ cdef class Gather(Packer):
                              packed, width)
             packed += self.C_group * width
         if not all_finite(first, packed - first):
-            self.spoiled = True
+            self.wild = True
 
     cdef void pack_cycles(self, const real* w, real* packed) noexcept nogil:
         """The same for cycle.pxi: [phase, run, P numbers at a time][channel, part]."""
@@ -391,7 +387,7 @@ cdef class Gather(Packer):
             y += group * self.K_group + k
         if self.cleared and phase.taps == 0:
             return
-        if self.clips and self.spoiled:
+        if self.clips and self.wild:
             for q in range(q0, end):
                 for column in range(min(columns, self.outputs - q * columns)):
                     if self.cycle:
@@ -407,7 +403,7 @@ cdef class Gather(Packer):
         tiles = Block(0, 0, self.step_h * self.line, self.step_w * self.pixel, row_step, pixel, NULL, 0,
                       0, 1, w_step, b, relu, phase.taps == 1)
         # Zeros outside the image count where a weight is infinite or NaN; few pixels' are not looked at.
-        whole = self.spoiled or self.few
+        whole = self.wild or self.few
         first = phase.first_span
         last = first + 1
         if phase.spans and not whole:
@@ -560,34 +556,11 @@ cdef class Gather(Packer):
                         total = total + band[h + c] * source[c * self.w_in]
             to[k] = total
 
-    cdef int threads(self, int num_threads) noexcept nogil:
-        """Tiny work stays on one thread."""
-        return team(self.work, num_threads)
-
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
         self.w = w
         if not self.is_packed(version):
-            self.spoiled = False
+            self.wild = False
         return self.pack_weights(packed, w, self.blocks * self.packed_size, threads, version)
-
-    cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-             int num_threads, Py_ssize_t version=0):
-        """Pack the weights, then compute every item. For `version` see `Winograd.run`."""
-        cdef Shares shares
-        cdef Packed packed
-        cdef Py_ssize_t turn, item
-        cdef int threads = self.threads(num_threads)
-        cdef real* scratch = self.scratch.take(threads * self.area)
-        cdef real* bias = self.pack_bias(b)
-        self.pack(&packed, w, threads, version)
-        share_out(&shares, self.items, threads)
-        region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
-                          scratch + threadid() * self.area, item)
-            item_ends()
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         self.cleared = self.clips and b == NULL

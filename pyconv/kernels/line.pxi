@@ -92,10 +92,10 @@ cdef class Line(Packer):
     cdef Py_ssize_t block, blocks_group
     cdef Py_ssize_t pairs, kind, taps, planes              # of the longest part; of all parts
     cdef Py_ssize_t top, left, span_h, reach               # reach of the taps
-    cdef Py_ssize_t rows, columns, band, bands, chunk, chunks, items
+    cdef Py_ssize_t rows, columns, band, bands, chunk, chunks
     cdef Py_ssize_t across, slots                          # tiles side by side; input rows / step_h
     cdef Py_ssize_t comb, count                            # an input row's plane, and its pixels
-    cdef Py_ssize_t quads, quad_step, v_step, area, u_size
+    cdef Py_ssize_t quads, quad_step, v_step, u_size
     cdef Py_ssize_t part_count, phase_count, run_count
     cdef LinePart* parts
     cdef LinePhase* phases
@@ -104,9 +104,6 @@ cdef class Line(Packer):
     cdef Py_ssize_t* run_kind
     cdef Py_ssize_t* run_tap                               # [run, TAPS]; -1: none
     cdef LineTable table
-    cdef bint spoiled                                      # some output is not finite
-    cdef Workspace scratch, bias
-    cdef readonly Py_ssize_t work
 
     def __cinit__(self, source, target, Py_ssize_t groups, step, stride, list phases, filter_step):
         self.N, self.H, self.W, self.C = source
@@ -115,7 +112,6 @@ cdef class Line(Packer):
         self.step_h, self.step_w = step
         self.stride_h, self.stride_w = stride
         self.w_tap, self.w_in, self.w_out, self.w_group = filter_step
-        self.weights, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
         self.block = 2 * VL if self.K_group > VL else VL
         self.blocks_group = (self.K_group + self.block - 1) // self.block
         self.blocks = groups * self.blocks_group
@@ -415,27 +411,6 @@ cdef class Line(Packer):
                     j += most
             finish_of(self, phase, m, step, b, relu, y, i, count, tile, lanes, check)
             i += count
-
-    cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads, Py_ssize_t version=0) except -1:
-        """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Shares shares
-        cdef Py_ssize_t turn, item
-        cdef Packed packed
-        cdef int threads = team(self.work, num_threads)
-        cdef real* bias = self.pack_bias(b)
-        cdef real* scratch = self.scratch.take(threads * self.area)
-        self.pack(&packed, w, threads, version)
-        self.spoiled = False
-        share_out(&shares, self.items, threads)
-        region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
-                          scratch + threadid() * self.area, item)
-            item_ends()
-        return not self.spoiled
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)

@@ -43,22 +43,19 @@ cdef class LineWide(Packer):
     cdef Py_ssize_t finite              # one of which may be infinity
     cdef Py_ssize_t groups, set, sets   # groups of a set
     cdef Py_ssize_t rows, quads         # of a phase; a row's outputs, in quads
-    cdef Py_ssize_t band, bands, items, chunk
+    cdef Py_ssize_t band, bands, chunk
     cdef Py_ssize_t pixels, slots       # of x that a quad is spread over; input rows / step_h
     cdef Py_ssize_t x_row, v_row        # quads from row to row, of the planes and of v
     cdef Quads x_quads
     cdef Py_ssize_t plane, v_plane, v_point, v_part, strip, record
-    cdef Py_ssize_t v, m, z, patch, slot, area  # starts in a thread's workspace, behind the planes
+    cdef Py_ssize_t v, m, z, patch, slot  # starts in a thread's workspace, behind the planes
     cdef Py_ssize_t filters             # numbers of a group's transformed filter
-    cdef readonly Py_ssize_t work
-    cdef bint spoiled
     cdef LineWidePhase* phases
     cdef Py_ssize_t* first              # the first column of each part, from `left` on
     cdef Py_ssize_t* offset             # in v, by channel of a group or chunk, and run
     cdef Py_ssize_t* tap_index          # in the filter: `taps` of each run; -1: none
     cdef LineTable table
     cdef double[10][7] g                # G
-    cdef Workspace scratch, bias
 
     def __cinit__(self, Gather g):
         self.N, self.H, self.W, self.C = g.N, g.H, g.W, g.C
@@ -67,7 +64,6 @@ cdef class LineWide(Packer):
         self.step_h, self.step_w = g.step_h, g.step_w
         self.stride_h, self.stride_w = g.stride_h, g.stride_w
         self.w_tap, self.w_in, self.w_out, self.w_group = g.w_tap, g.w_in, g.w_out, g.w_group
-        self.weights, self.scratch, self.bias = Workspace(), Workspace(), Workspace()
         self.blocks = 1
         self.work, self.top, self.left, self.span_h = g.work, g.top, g.left, g.span_h
         self.rows, self.phase_count = g.rows, g.phase_count
@@ -430,24 +426,3 @@ cdef class LineWide(Packer):
             if c0 + channels == self.C_group:
                 line_outputs_of(self.points, &self.table, m, self.strip, self.K, lanes, b + g * self.K,
                                 relu, z + g * self.K * z_plane, z_plane, self.stride_w * pixel, check)
-
-    cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
-                  int num_threads, Py_ssize_t version=0) except -1:
-        """Compute y; False if some of it is not finite and all of it must be computed directly."""
-        cdef Shares shares
-        cdef Py_ssize_t turn, item
-        cdef Packed packed
-        cdef int threads = team(self.work, num_threads)
-        cdef real* bias = self.pack_bias(b)
-        cdef real* scratch = self.scratch.take(threads * self.area)
-        self.pack(&packed, w, threads, version)
-        self.spoiled = False
-        share_out(&shares, self.items, threads)
-        region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
-                          scratch + threadid() * self.area, item)
-            item_ends()
-        return not self.spoiled

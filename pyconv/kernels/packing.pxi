@@ -1,6 +1,7 @@
-# Padded copies of the input, and packed copies of weights and biases, as the tiles read them.
+# Padded copies of the input, packed copies of weights and biases, as the tiles read them; and the driver
+# of those that pack weights.
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -23,12 +24,58 @@ cdef struct Packed:
 
 cdef class Packer:
     """A driver whose weights are packed in blocks, for a call or until their version is another."""
-    cdef Workspace weights
+    cdef Workspace weights, bias, scratch
     cdef Py_ssize_t blocks
     cdef Py_ssize_t version     # of those that were packed last, or 0
+    cdef Py_ssize_t items, area  # work items; a thread's part of `scratch`
+    cdef readonly Py_ssize_t work
+    cdef bint spoiled           # some output is not finite, and all must be computed directly
+
+    def __cinit__(self):
+        self.weights, self.bias, self.scratch = Workspace(), Workspace(), Workspace()
+
+    cdef int threads(self, int num_threads) noexcept nogil:
+        """Tiny work stays on one thread."""
+        return team(self.work, num_threads)
+
+    cdef bint run(self, const real* x, const real* w, const real* b, bint relu, real* y,
+                  int num_threads, Py_ssize_t version=0) except -1:
+        """Pack the weights, then compute every item; False if all of y must be computed directly.
+
+        Calls of the same `version` have the same w, unless it is 0.
+        """
+        cdef Shares shares
+        cdef Packed packed
+        cdef Py_ssize_t turn, item
+        cdef int threads = self.threads(num_threads)
+        cdef real* scratch = self.scratch.take(threads * self.area)
+        cdef real* bias = self.pack_bias(b)
+        self.pack(&packed, w, threads, version)
+        self.spoiled = False
+        share_out(&shares, self.items, threads)
+        region_starts(is_shared(self.work))
+        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
+                           num_threads=threads, nogil=True):
+            item = take_item(&shares, threadid())
+            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
+                          scratch + threadid() * self.area, item)
+            item_ends()
+        return not self.spoiled
+
+    # What each driver has of its own:
+
+    cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
+                       real* scratch, Py_ssize_t item) noexcept nogil:
+        """Some of y."""
+
+    cdef real* pack_bias(self, const real* b) except? NULL:
+        """b, or zeros, as tiles read it."""
+
+    cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
+        """`pack_weights` of as many numbers as there are."""
 
     cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
-        """One block of all that begin at `packed`: each driver has its own."""
+        """One block of all that begin at `packed`."""
 
     cdef bint is_packed(self, Py_ssize_t version) noexcept nogil:
         """Whether the last call had the same weights; 0 is no version."""
