@@ -136,11 +136,11 @@ cdef class ConvPoolPlan:
     cdef Line lined                                # of more, an image at a time, or None
     cdef Workspace whole_z
     cdef Py_ssize_t N, H, W, C, K
-    cdef Py_ssize_t line_plane, line_slot          # of z in quads; a thread's workspace
-    cdef Py_ssize_t lined_slot
+    cdef Py_ssize_t line_plane, line_area          # of z in quads; a thread's workspace
+    cdef Py_ssize_t lined_area
     cdef Py_ssize_t inner                          # neighbours in a quad that are always in one window
     cdef Window across                             # of a row of so much shorter
-    cdef Py_ssize_t band, bands, z_rows, z_size, slot
+    cdef Py_ssize_t band, bands, z_rows, z_size, area
     cdef Workspace scratch
 
     def __init__(self, tuple x, tuple w, tuple z, tuple y, tuple stride, tuple dilation,
@@ -164,7 +164,7 @@ cdef class ConvPoolPlan:
         if self.gather.wide:
             self.gather.planar = (self.g.W + 4 * VL) // VL * VL
         self.z_size = self.z_rows * self.K * max(self.g.W, self.gather.planar)
-        self.slot = self.gather.area + (self.z_size + 63) // 64 * 64 + (
+        self.area = self.gather.area + (self.z_size + 63) // 64 * 64 + (
             max_scratch(&self.g) // <Py_ssize_t> sizeof(real)
             + 2 * self.K * (self.gather.planar + VL) + 64)
         if self.conv.few_y and groups == dilation[1] == 1:
@@ -176,7 +176,7 @@ cdef class ConvPoolPlan:
                 self.across.KW //= self.inner
                 self.across.stride_w //= self.inner
             self.line_plane = (self.z_rows * self.line.v_row + 2 * VL) // VL * VL
-            self.line_slot = (
+            self.line_area = (
                 self.line.area + (TILE * self.K + VL) * (self.line_plane + 2 * self.line.v_row + 2 * VL)
                 + max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 2 * self.g.OW * self.K + 64)
         if self.conv.lined_y:
@@ -184,7 +184,7 @@ cdef class ConvPoolPlan:
             image = self.g.H * self.g.W * self.K
             if self.conv.line_y.items == self.N and image * <Py_ssize_t> sizeof(real) <= BAND_BYTES:
                 self.lined = self.conv.line_y
-                self.lined_slot = self.lined.area + (image + 127) // 64 * 64 + (
+                self.lined_area = self.lined.area + (image + 127) // 64 * 64 + (
                     max_scratch(&self.g) // <Py_ssize_t> sizeof(real))
         self.winners_dw = winners_pay(self.conv, window[0] * window[1], False)
         self.winners_dx = winners_pay(self.conv, window[0] * window[1], True)
@@ -221,33 +221,34 @@ cdef class ConvPoolPlan:
                  int32_t* indices, int num_threads):
         """`forward`; without places where `indices` is NULL."""
         if self.lined is not None:
-            self.run_items(self.lined, self.N, self.lined_slot, x, w, b, relu, y, indices, num_threads)
+            self.run_items(self.lined, self.N, self.lined_area, x, w, b, relu, y, indices, num_threads)
             if not self.lined.spoiled:
                 return
         if self.conv.winograd_y or self.conv.lined_y or self.conv.few_y and self.line is None:
             self.run_apart(x, w, b, relu, y, indices, num_threads)
             return
         if self.line is not None:
-            self.run_items(self.line, self.N * self.bands, self.line_slot, x, w, b, relu, y, indices,
+            self.run_items(self.line, self.N * self.bands, self.line_area, x, w, b, relu, y, indices,
                            num_threads)
             if not self.line.spoiled:
                 return
-        self.run_items(self.gather, self.N * self.bands, self.slot, x, w, b, relu, y, indices,
+        self.run_items(self.gather, self.N * self.bands, self.area, x, w, b, relu, y, indices,
                        num_threads)
 
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
         cdef Shares shares
-        cdef Py_ssize_t turn, item, size = max_scratch(&self.g)
+        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t slot = apart(max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 1)
         cdef real* z = self.whole_z.take(self.N * self.g.H * self.g.W * self.K)
         cdef int threads = self.gather.threads(num_threads)
-        cdef char* scratch = <char*> self.scratch.take(threads * size // <Py_ssize_t> sizeof(real))
+        cdef real* scratch = self.scratch.take(threads * slot)
         self.conv.compute_y(x, w, b, False, z, num_threads)
         share_out(&shares, self.N * self.g.OH, threads)
         for turn in prange(self.N * self.g.OH, schedule="dynamic",
                            chunksize=handful(self.N * self.g.OH), num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.pool_row(z, relu, y, indices, scratch + threadid() * size, item)
+            self.pool_row(z, relu, y, indices, <char*> (scratch + threadid() * slot), item)
 
     cdef void pool_row(self, const real* z, bint relu, real* y, int32_t* indices, char* scratch,
                        Py_ssize_t item) noexcept nogil:
@@ -256,11 +257,11 @@ cdef class ConvPoolPlan:
         if relu:
             cut_losers(y + row, places_at(indices, row), self.g.OW * self.K)
 
-    cdef run_items(self, Packer driver, Py_ssize_t items, Py_ssize_t slot, const real* x, const real* w,
+    cdef run_items(self, Packer driver, Py_ssize_t items, Py_ssize_t area, const real* x, const real* w,
                    const real* b, bint relu, real* y, int32_t* indices, int num_threads):
-        """Convolve by one of the drivers and pool; with `slot` numbers of workspace a thread."""
+        """Convolve by one of the drivers and pool; with `area` numbers of workspace a thread."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t turn, item, slot = apart(area)
         cdef int threads = self.gather.threads(num_threads)
         cdef Packed packed
         cdef real* bias = driver.pack_bias(b)

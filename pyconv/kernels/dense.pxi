@@ -134,10 +134,11 @@ cdef dense_product(const real* x, Py_ssize_t N, Py_ssize_t R, const real* w, bin
     """
     cdef Py_ssize_t item, block = 2 * VL if M >= 6 * VL else VL, items = (M + block - 1) // block
     cdef int threads = team(N * R * M, num_threads)
-    cdef real* packed = workspace.take(threads * (R + 1) * block)
+    cdef Py_ssize_t slot = apart((R + 1) * block)
+    cdef real* packed = workspace.take(threads * slot)
     region_starts(is_shared(N * R * M))
     for item in prange(items, schedule="static", num_threads=threads, nogil=True):
-        block_item(x, N, R, w, turned, M, b, relu, y, packed + threadid() * (R + 1) * block,
+        block_item(x, N, R, w, turned, M, b, relu, y, packed + threadid() * slot,
                    item * block, min(block, M - item * block))
         item_ends()
 

@@ -211,7 +211,7 @@ cdef class DepthwiseReduce(Depthwise):
         cdef Shares shares
         cdef Py_ssize_t turn, part, v
         cdef int threads = team(self.work, num_threads)
-        cdef Py_ssize_t slot = self.area + self.dy_area
+        cdef Py_ssize_t slot = apart(self.area + self.dy_area)
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef real* scratch = self.scratch.take(threads * slot)
         with nogil:

@@ -175,7 +175,7 @@ cdef class DepthwiseGather(Depthwise):
         cdef real* packed = self.pack(w, b)
         # The copy, and where its rows start.
         cdef Py_ssize_t pointer = sizeof(real*) // sizeof(real)
-        cdef Py_ssize_t slot = self.area + (self.band_rows() * pointer + 31) // 16 * 16
+        cdef Py_ssize_t slot = apart(self.area + self.band_rows() * pointer + 16)
         cdef real* scratch = self.scratch.take(threads * slot)
         if self.clips and not all_finite(packed, self.vectors * (1 + self.taps) * VL):
             return False

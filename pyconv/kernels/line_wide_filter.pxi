@@ -111,8 +111,7 @@ cdef class LineWideFilter:
         self.q = self.d + line.points * self.d_point + (VL + 1) * self.dy_quads.slot
         self.q_point = (self.rows * line.K + VL) * LANES
         self.sums = self.q + line.points * self.q_point
-        self.area = (self.sums + (channels + VL) * LANES + line.points * self.q_point // LANES
-                     + 15) // 16 * 16
+        self.area = self.sums + (channels + VL) * LANES + line.points * self.q_point // LANES
 
     cdef bint run(self, const real* x, const real* dy, real* dw, real* db, int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
@@ -120,7 +119,8 @@ cdef class LineWideFilter:
         cdef Py_ssize_t turn, item
         cdef real* sums = self.partials.take(self.parts * (self.K + self.size))
         cdef real* partials = sums + self.parts * self.K
-        cdef real* scratch = self.scratch.take(num_threads * self.area)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         share_out(&shares, self.parts * self.line.sets * self.chunks, threads)
@@ -128,7 +128,7 @@ cdef class LineWideFilter:
         for turn in prange(self.parts * self.line.sets * self.chunks, schedule="dynamic",
                            num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
-            self.run_item(x, dy, partials, sums, scratch + threadid() * self.area, item)
+            self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item)
             item_ends()
         memcpy(dw, partials, self.size * sizeof(real))
         add_row_parts(partials + self.size, self.parts - 1, self.size, dw, self.size)

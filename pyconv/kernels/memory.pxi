@@ -12,6 +12,20 @@ cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
 
 
+cdef enum:
+    PAGE = 4096
+
+
+cdef inline Py_ssize_t apart(Py_ssize_t count) noexcept nogil:
+    """How far a thread's `count` numbers of a workspace are from the next thread's: a page more.
+
+    Hardware fetches ahead, up to the end of a page: behind one thread's numbers those which another
+    core is writing, and takes its lines away. Where cores are far from each other (a line there and
+    back 390 ns, not 100), two threads of lenet2's dx took as long as one.
+    """
+    return (count + 15) // 16 * 16 + PAGE // <Py_ssize_t> sizeof(real)
+
+
 cdef class Workspace:
     """`size` bytes at `data`, aligned to a cache line; undefined contents, but zeros at first.
 

@@ -48,9 +48,11 @@ cdef class Packer:
         cdef Packed packed
         cdef Py_ssize_t turn, item
         cdef int threads = self.threads(num_threads)
-        cdef real* scratch = self.scratch.take(threads * self.area)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(threads * slot)
         cdef real* bias = self.pack_bias(b)
         self.pack(&packed, w, threads, version)
+        self.prepare(x, &packed, threads)
         self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
@@ -58,7 +60,7 @@ cdef class Packer:
                            num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
             self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
-                          scratch + threadid() * self.area, item)
+                          scratch + threadid() * slot, item)
             item_ends()
         return not self.spoiled
 
@@ -74,6 +76,10 @@ cdef class Packer:
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
         """`pack_weights` of as many numbers as there are."""
 
+    cdef int prepare(self, const real* x, Packed* packed, int threads) except -1:
+        """What threads do before the first item."""
+        return 0
+
     cdef void pack_block(self, const real* w, real* packed, Py_ssize_t block) noexcept nogil:
         """One block of all that begin at `packed`."""
 
@@ -88,7 +94,7 @@ cdef class Packer:
         cdef int t
         packed.w, packed.own = w, 0
         if 1 < threads <= SHARES and size <= OWN and not version:
-            packed.own = (size + 95) // 32 * 32  # two lines between copies
+            packed.own = apart(size)
             for t in range(threads):
                 packed.of[t].made = False
         packed.first = self.weights.take(max(size, threads * packed.own))

@@ -147,16 +147,16 @@ cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_th
     cdef Shares shares
     cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
     cdef Py_ssize_t items = (rows + group - 1) // group
-    cdef Py_ssize_t size = sizeof(real) * (g.W * g.C + g.OW * g.C + 6 * VL) // 64 * 64 + 64
+    cdef Py_ssize_t slot = apart(g.W * g.C + g.OW * g.C + 6 * VL)
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
-    cdef char* memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
+    cdef real* memory = scratch.take(threads * slot)
     g.streams = is_large(&g, 1)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C)
     share_out(&shares, items, threads)
     for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
         average_rows(&g, x, y, item * group, min(rows, (item + 1) * group),
-                     memory + threadid() * size)
+                     <char*> (memory + threadid() * slot))
 
 
 # ----------------------------------------------------------------------------------------- backward
@@ -330,7 +330,7 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     cdef AverageBack s
     cdef Window* g = &s.g
     cdef Shares shares
-    cdef Py_ssize_t turn, item, items, bands, group, size, line, table, i, ow, count
+    cdef Py_ssize_t turn, item, items, bands, group, slot, line, table, i, ow, count
     cdef real inverse
     cdef int threads
     cdef real* memory
@@ -345,8 +345,8 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     s.windows = min(g.OH, (s.band + (g.KH - 1) * g.dilation_h) // g.stride_h + 1)
     s.line, g.streams = line, is_large(g, 1)
     g.direct = g.streams and streams_lines(dx, g.C)
-    size = ((s.windows + 1) * line + g.W * g.C + 2 * VL + 31) // 16 * 16
-    memory = scratch.take(2 * line + table + threads * size)
+    slot = apart((s.windows + 1) * line + g.W * g.C + 2 * VL + 16)
+    memory = scratch.take(2 * line + table + threads * slot)
     s.counts, s.inverses = <vec*> memory, <vec*> (memory + line)
     s.rows = <Cover*> (memory + 2 * line)
     s.columns = s.rows + g.H
@@ -367,4 +367,4 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
         average_back_bands(&s, dy, dx, item * group, min(bands, (item + 1) * group),
-                           work + threadid() * size)
+                           work + threadid() * slot)

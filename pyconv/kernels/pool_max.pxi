@@ -346,16 +346,15 @@ cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scrat
     cdef Shares shares
     cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
     cdef Py_ssize_t items = (rows + group - 1) // group
-    cdef Py_ssize_t size = max_scratch(&g) + g.OW * g.C * 2 * <Py_ssize_t> sizeof(real)
+    cdef Py_ssize_t slot = apart(max_scratch(&g) // <Py_ssize_t> sizeof(real) + 1 + g.OW * g.C * 2)
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
-    cdef char* memory
-    size = (size + 63) // 64 * 64
+    cdef real* memory
     g.streams = is_large(&g, 1 if indices == NULL else 2)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C) and (
         indices == NULL or streams_lines(indices, g.C))
-    memory = <char*> scratch.take(threads * size // <Py_ssize_t> sizeof(real))
+    memory = scratch.take(threads * slot)
     share_out(&shares, items, threads)
     for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
         max_rows(&g, x, y, indices, item * group, min(rows, (item + 1) * group),
-                 memory + threadid() * size)
+                 <char*> (memory + threadid() * slot))

@@ -267,21 +267,21 @@ cdef bint max_pool_back(const real* dy, const int32_t* indices, real* dx, Py_ssi
 cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
     cdef Shares shares
     cdef Py_ssize_t rows = b.N * b.OH, group = handful(rows), items = (rows + group - 1) // group
-    cdef Py_ssize_t turn, item, missing = 0, size = 0
+    cdef Py_ssize_t turn, item, missing = 0, slot = 0
     cdef real* scratch = NULL
     cdef Py_ssize_t bytes = (b.H * b.W + 2 * b.OH * b.OW) * b.N * b.C * <Py_ssize_t> sizeof(real)
     b.tile, b.streams = usual_tile(b), bytes > STREAM_BYTES
     b.direct = b.streams and streams_lines(b.dx, b.C)
     if b.streams and not b.direct:
-        size = (max(b.tile_h, b.H - (b.OH - 1) * b.tile_h) * b.W * b.C + 15) // 16 * 16
-        scratch = <real*> malloc(threads * size * sizeof(real))
+        slot = apart(max(b.tile_h, b.H - (b.OH - 1) * b.tile_h) * b.W * b.C)
+        scratch = <real*> malloc(threads * slot * sizeof(real))
         if scratch == NULL:
             raise MemoryError()
     share_out(&shares, items, threads)
     for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
         item = take_item(&shares, threadid())
         missing += gather_rows(b, item * group, min(rows, (item + 1) * group),
-                               scratch + threadid() * size)
+                               scratch + threadid() * slot)
     free(scratch)
     return missing
 

@@ -240,7 +240,7 @@ cdef class Reduce:
         cdef Shares shares
         cdef Py_ssize_t turn, item, row
         cdef Py_ssize_t tiles = self.groups * self.k_chunks * (self.chunks if dw != NULL else 1)
-        cdef Py_ssize_t slot = self.area + self.dy_area
+        cdef Py_ssize_t slot = apart(self.area + self.dy_area)
         cdef bint whole = self.parts == 1 and self.sums == self.K
         cdef Py_ssize_t rows = self.filter_rows if dw != NULL and not whole else 0
         cdef real* sums = self.partials.take(self.parts * (self.partial + self.sums))

@@ -117,7 +117,7 @@ cdef void join_taps_of(
         join_taps(turns, t, pitch, back, share, step, pixels, y)
 
 
-cdef class Scatter:
+cdef class Scatter(Packer):
     """dx of a convolution of one group: geometry, work items, packed weights, workspaces.
 
     Parameters
@@ -138,19 +138,17 @@ cdef class Scatter:
     cdef Py_ssize_t pitch             # of t
     cdef Py_ssize_t width             # numbers of a row of outputs, with what padding cuts off
     cdef Py_ssize_t group, ring       # rows of products made at once, and kept
-    cdef Py_ssize_t band, bands, items, area
+    cdef Py_ssize_t band, bands
     cdef bint whole                   # few images: all products are made first, then added
     cdef Py_ssize_t chunk, chunks     # pixels of the batch that are then multiplied at once
-    cdef Workspace weights, products, scratch, bias, zeros
-    cdef readonly Py_ssize_t work
+    cdef Workspace products, zeros
 
     def __cinit__(self, tuple source, tuple target, tuple kernel, tuple stride, tuple dilation,
                   tuple before):
         cdef Py_ssize_t KW, stride_w, dilation_w
         self.N, self.H, self.W, self.C = source
         self.TH, self.TW, self.K = target[1:]
-        self.weights, self.products, self.scratch = Workspace(), Workspace(), Workspace()
-        self.bias, self.zeros = Workspace(), Workspace()
+        self.products, self.zeros = Workspace(), Workspace()
         self.KH, KW = kernel
         self.stride, stride_w = stride
         self.dilation, dilation_w = dilation
@@ -161,6 +159,7 @@ cdef class Scatter:
         self.turns = (self.taps + self.share - 1) // self.share
         self.edge = (self.turns - 1) * max(1, dilation_w // stride_w)
         self.lanes = (self.KH * self.taps + LANES - 1) // LANES * LANES
+        self.blocks = (self.KH * self.taps + 2 * VL - 1) // (2 * VL)
         self.pitch = (self.turns * self.share + LANES - 1) // LANES * LANES
         self.back = max(1, dilation_w // stride_w) * self.pitch - self.share
         self.before = before[1] * self.K
@@ -214,7 +213,7 @@ cdef class Scatter:
             + 0.85 * self.lanes * self.C + (4000 if self.whole else 0))  # of another region
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
-                       real* products, real* t, Py_ssize_t item) noexcept nogil:
+                       real* t, Py_ssize_t item) noexcept nogil:
         """A band of output rows of one image."""
         cdef Py_ssize_t n = item // self.bands, row0 = item % self.bands * self.band, row, last, count
         cdef Py_ssize_t done = row0 + self.above - (self.KH - 1) * self.dilation
@@ -222,12 +221,11 @@ cdef class Scatter:
         cdef Py_ssize_t row_end = min(row0 + self.band, self.TH)
         cdef Py_ssize_t end = min(self.H, (row_end - 1 + self.above) // self.stride + 1)
         cdef real* sums = t + (self.W + 2 * self.edge) * self.pitch
+        cdef real* products = sums + self.width + 4 * LANES
         cdef const real* rows[SCATTER_ROWS]
         if self.whole:
-            products += n * self.H * self.W * self.lanes
+            products = <real*> self.products.data + n * self.H * self.W * self.lanes
             first = 0
-        else:
-            products = sums + self.width + 4 * LANES
         memset(t, 0, (self.W + 2 * self.edge) * self.pitch * sizeof(real))
         x += n * self.H * self.W * self.C
         y += (n * self.TH + row0) * self.TW * self.K
@@ -272,13 +270,12 @@ cdef class Scatter:
         if relu:
             relu_span(y, y, self.TW * self.K)
 
-    cdef void run_chunk(self, const real* x, const real* packed, real* products,
-                        Py_ssize_t item) noexcept nogil:
+    cdef void run_chunk(self, const real* x, const real* packed, Py_ssize_t item) noexcept nogil:
         """Products of some pixels, for 2 vectors of lanes."""
         cdef Py_ssize_t first = item % self.chunks * self.chunk, lane = item // self.chunks * 2 * VL
         cdef Py_ssize_t pixels = min(self.chunk, self.N * self.H * self.W - first)
-        self.multiply(x + first * self.C, packed, products + first * self.lanes, pixels, lane,
-                      min(self.lanes, lane + 2 * VL))
+        self.multiply(x + first * self.C, packed, <real*> self.products.data + first * self.lanes,
+                      pixels, lane, min(self.lanes, lane + 2 * VL))
 
     cdef void multiply(self, const real* x, const real* packed, real* products, Py_ssize_t pixels,
                        Py_ssize_t lane, Py_ssize_t end) noexcept nogil:
@@ -299,36 +296,30 @@ cdef class Scatter:
         pack_columns(w + lane * self.C, self.C, self.C, min(2 * VL, self.KH * self.taps - lane),
                      packed + lane * self.C, min(2 * VL, self.lanes - lane))
 
-    cdef run(self, const real* x, const real* w, const real* b, bint relu, real* y, int num_threads):
-        cdef Shares shares
-        cdef Py_ssize_t turn, block, i, blocks = (self.KH * self.taps + 2 * VL - 1) // (2 * VL)
-        cdef int threads = team(self.work, num_threads)
-        cdef int packers = threads if self.lanes * self.C > TINY else 1
-        cdef Py_ssize_t products_items = blocks * self.chunks if self.whole else 0
-        cdef real* packed = self.weights.take(self.lanes * self.C)
-        cdef real* products = self.products.take(
-            self.N * self.H * self.W * self.lanes + 2 * LANES if self.whole else 0)
-        cdef real* scratch = self.scratch.take(threads * self.area)
+    cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
+        return self.pack_weights(packed, w, self.lanes * self.C, threads, version)
+
+    cdef real* pack_bias(self, const real* b) except? NULL:
+        """A row of outputs."""
+        cdef Py_ssize_t i
         cdef real* bias = NULL
-        self.zeros.take(2 * VL)
         if b != NULL:
             bias = self.bias.take(self.TW * self.K)
             for i in range(self.TW * self.K):
                 bias[i] = b[i % self.K]
-        region_starts(self.lanes * self.C > TINY)
-        for block in prange(blocks, schedule="static", num_threads=packers, nogil=True):
-            self.pack_block(w, packed, block)
-            item_ends()
+        return bias
+
+    cdef int prepare(self, const real* x, Packed* packed, int threads) except -1:
+        """All products, if they are made first."""
+        cdef Shares shares
+        cdef Py_ssize_t turn, item, items = self.blocks * self.chunks
+        self.zeros.take(2 * VL)
         if self.whole:
-            share_out(&shares, products_items, threads)
+            self.products.take(self.N * self.H * self.W * self.lanes + 2 * LANES)
+            share_out(&shares, items, threads)
             region_starts(is_shared(self.work))
-        for turn in prange(products_items, schedule="dynamic", num_threads=threads, nogil=True):
-            self.run_chunk(x, packed, products, take_item(&shares, threadid()))
-            item_ends()
-        share_out(&shares, self.items, threads)
-        region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            self.run_item(x, packed, bias, relu, y, products, scratch + threadid() * self.area,
-                          take_item(&shares, threadid()))
-            item_ends()
+            for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
+                item = take_item(&shares, threadid())
+                self.run_chunk(x, self.packed_by(packed, threadid()), item)
+                item_ends()
+        return 0

@@ -282,7 +282,8 @@ cdef class WideReduce:
         cdef Shares shares
         cdef Py_ssize_t turn, part
         cdef real* partials = self.partials.take(self.parts * self.partial)
-        cdef real* scratch = self.scratch.take(num_threads * self.slot)
+        cdef Py_ssize_t slot = apart(self.slot)
+        cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef int threads = team(self.work, num_threads)
         with nogil:
             share_out(&shares, self.parts, threads)
@@ -290,7 +291,7 @@ cdef class WideReduce:
             for turn in prange(self.parts, schedule="dynamic", num_threads=threads):
                 part = take_item(&shares, threadid())
                 self.run_part(x, dy, partials + part * self.partial,
-                              scratch + threadid() * self.slot, part, dw != NULL)
+                              scratch + threadid() * slot, part, dw != NULL)
                 item_ends()
             if dw != NULL:
                 self.add_parts(partials, dw, self.rows * self.K)

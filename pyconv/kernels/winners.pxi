@@ -207,7 +207,7 @@ cdef class WinnerSums:
     cdef bint unfolded
     cdef Py_ssize_t line                    # numbers of a row, unfolded or not
     cdef Py_ssize_t image, copies           # numbers of x, and of each copy of dx; how many copies
-    cdef Py_ssize_t parts, size, band, slot
+    cdef Py_ssize_t parts, size, band, area
     cdef int32_t* places                    # `at` of an output; something for -1, too
     cdef int32_t* holders                   # of a column: first and last + 1 of the runs that hold it
     cdef Workspace tables, scratch, partials, turned
@@ -244,7 +244,7 @@ cdef class WinnerSums:
             if min(rows, self.height) * self.line * <Py_ssize_t> sizeof(real) <= WINNER_BYTES:
                 break
             self.band = (self.band + 1) // 2
-        self.slot = self.image * (1 + self.copies) + (
+        self.area = self.image * (1 + self.copies) + (
             (self.band * self.OW + 1) * <Py_ssize_t> sizeof(Winner) // <Py_ssize_t> sizeof(real) + UNIT
         ) // UNIT * UNIT
         self.tables, self.scratch = Workspace(), Workspace()
@@ -270,7 +270,8 @@ cdef class WinnerSums:
         cdef int threads = team(work, num_threads)
         cdef int few = team(self.size * TURNED, num_threads)
         cdef real* sums = self.partials.take(self.parts * self.size)
-        cdef real* scratch = self.scratch.take(threads * self.slot)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(threads * slot)
         cdef real* wt = self.turned.take(self.K * self.KH * self.padded_run)
         if dx != NULL:
             region_starts(few > 1)
@@ -282,7 +283,7 @@ cdef class WinnerSums:
         for turn in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
             item = take_item(&shares, threadid())
             self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,
-                          scratch + threadid() * self.slot, item)
+                          scratch + threadid() * slot, item)
             item_ends()
         if dw != NULL or db != NULL:
             few = num_threads if self.parts * self.size > TINY else 1

@@ -148,7 +148,8 @@ cdef class Winograd:
         cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
         cdef real* last_w = self.last_w.take(9 * self.C * self.y_pixel if self.kept else 0)
         cdef real* v = self.inputs.take(self.groups * self.v_size)
-        cdef real* scratch = self.scratch.take(num_threads * self.area)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef real* bias = padded_bias(self.bias, b, self.groups, 1, self.k_chunks * self.k_chunk, self.K)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
@@ -162,7 +163,7 @@ cdef class Winograd:
             for turn in prange(filters + inputs, schedule="dynamic",
                                chunksize=handful(filters + inputs), num_threads=threads):
                 item = take_item(&shares, threadid())
-                self.prepare_item(x, w, u, last_w, v, scratch + threadid() * self.area, filters, item)
+                self.prepare_item(x, w, u, last_w, v, scratch + threadid() * slot, filters, item)
                 item_ends()
             self.known, self.version = True, version
             share_out(&shares, self.items, threads)
@@ -170,7 +171,7 @@ cdef class Winograd:
             for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
                                num_threads=threads):
                 item = take_item(&shares, threadid())
-                self.run_item(x, w, u, v, bias, added, relu, y, scratch + threadid() * self.area,
+                self.run_item(x, w, u, v, bias, added, relu, y, scratch + threadid() * slot,
                               item)
                 item_ends()
         return not self.spoiled

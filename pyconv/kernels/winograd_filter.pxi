@@ -63,7 +63,8 @@ cdef class WinogradFilter:
         cdef Py_ssize_t rows = 9 * self.C if self.parts > 1 else 0
         cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
         cdef real* sums = partials + (self.parts - 1) * size
-        cdef real* scratch = self.scratch.take(num_threads * self.area)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         with nogil:
@@ -73,7 +74,7 @@ cdef class WinogradFilter:
                                num_threads=threads):
                 item = take_item(&shares, threadid())
                 self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
-                              scratch + threadid() * self.area, item)
+                              scratch + threadid() * slot, item)
                 item_ends()
             region_starts(is_shared(self.work))
             for row in prange(rows, schedule="static", num_threads=threads):

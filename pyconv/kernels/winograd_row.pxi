@@ -269,7 +269,7 @@ cdef class RowWinogradFilter:
     cdef Py_ssize_t stride_h, stride_w, top, left
     cdef Py_ssize_t block, chunk, chunks, k_chunk, k_chunks, padded, parts, tiles, run
     cdef Py_ssize_t band, images                  # rows of a band; if those are all, of so many images
-    cdef Py_ssize_t width, x_area, x_step, d_step, q_step, slot
+    cdef Py_ssize_t width, x_area, x_step, d_step, q_step, area
     cdef RowTransform g
     cdef Workspace partials, scratch
     cdef readonly Py_ssize_t work
@@ -325,7 +325,7 @@ cdef class RowWinogradFilter:
                 self.band = (self.band + 1) // 2
         self.q_step = self.run * self.padded + 16
         self.x_area = (self.x_area + 15) // 16 * 16
-        self.slot = self.x_area + self.g.points * (self.x_step + self.d_step + self.q_step) + 64
+        self.area = self.x_area + self.g.points * (self.x_step + self.d_step + self.q_step) + 64
 
     cdef bint run_all(self, const real* x, const real* dy, real* dw, real* db,
                       int num_threads) except -1:
@@ -336,7 +336,8 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t rows = self.KH * self.KW * self.C_group if self.parts > 1 else 0
         cdef real* sums = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
         cdef real* partials = sums + self.parts * k_padded
-        cdef real* scratch = self.scratch.take(num_threads * self.slot)
+        cdef Py_ssize_t slot = apart(self.area)
+        cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         with nogil:
@@ -346,7 +347,7 @@ cdef class RowWinogradFilter:
                                schedule="dynamic", num_threads=threads):
                 item = take_item(&shares, threadid())
                 self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
-                              scratch + threadid() * self.slot, item)
+                              scratch + threadid() * slot, item)
                 item_ends()
             if self.parts * size < TINY:
                 threads = 1
