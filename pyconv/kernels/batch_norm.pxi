@@ -8,7 +8,7 @@
 # are folded to C channels, halves onto halves, and added up in double: first block by block, then item
 # by item. All of that depends on P and C alone.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memcpy, memset
 

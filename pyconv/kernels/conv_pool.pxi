@@ -7,7 +7,7 @@
 # only the winners had a say: one position in 64 for an 8x8 pool. Where that is cheaper than the dense
 # kernels, dw or dx is a sum over the winners (`winners.pxi`); else dy is spread over a workspace first.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
@@ -238,17 +238,18 @@ cdef class ConvPoolPlan:
     cdef run_apart(self, const real* x, const real* w, const real* b, bint relu, real* y,
                    int32_t* indices, int num_threads):
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef Py_ssize_t slot = apart(max_scratch(&self.g) // <Py_ssize_t> sizeof(real) + 1)
         cdef real* z = self.whole_z.take(self.N * self.g.H * self.g.W * self.K)
         cdef int threads = self.gather.threads(num_threads)
         cdef real* scratch = self.scratch.take(threads * slot)
         self.conv.compute_y(x, w, b, False, z, num_threads)
         share_out(&shares, self.N * self.g.OH, threads)
-        for turn in prange(self.N * self.g.OH, schedule="dynamic",
-                           chunksize=handful(self.N * self.g.OH), num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.pool_row(z, relu, y, indices, <char*> (scratch + threadid() * slot), item)
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.pool_row(z, relu, y, indices, <char*> (scratch + thread * slot), item)
+                item = next_item(&shares, thread)
 
     cdef void pool_row(self, const real* z, bint relu, real* y, int32_t* indices, char* scratch,
                        Py_ssize_t item) noexcept nogil:
@@ -261,7 +262,7 @@ cdef class ConvPoolPlan:
                    const real* b, bint relu, real* y, int32_t* indices, int num_threads):
         """Convolve by one of the drivers and pool; with `area` numbers of workspace a thread."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, slot = apart(area)
+        cdef Py_ssize_t thread, item, slot = apart(area)
         cdef int threads = self.gather.threads(num_threads)
         cdef Packed packed
         cdef real* bias = driver.pack_bias(b)
@@ -269,11 +270,12 @@ cdef class ConvPoolPlan:
         driver.pack(&packed, w, threads, self.conv.version())
         driver.spoiled = False
         share_out(&shares, items, threads)
-        for turn in prange(items, schedule="dynamic", chunksize=handful(items), num_threads=threads,
-                           nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(driver, x, driver.packed_by(&packed, threadid()), bias, relu, y, indices,
-                          scratch + threadid() * slot, item)
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.run_item(driver, x, driver.packed_by(&packed, thread), bias, relu, y, indices,
+                              scratch + thread * slot, item)
+                item = next_item(&shares, thread)
 
     cdef void run_item(self, Packer driver, const real* x, const real* packed, const real* b, bint relu,
                        real* y, int32_t* indices, real* scratch, Py_ssize_t item) noexcept nogil:

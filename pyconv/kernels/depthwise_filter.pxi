@@ -4,7 +4,7 @@
 # read in place, a patch of dy at a time, one vector of channels after the other: each vector of x is
 # loaded once for all products with it. Others read padded copies.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -209,7 +209,7 @@ cdef class DepthwiseReduce(Depthwise):
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
         cdef Shares shares
-        cdef Py_ssize_t turn, part, v
+        cdef Py_ssize_t thread, part, v
         cdef int threads = team(self.work, num_threads)
         cdef Py_ssize_t slot = apart(self.area + self.dy_area)
         cdef real* partials = self.partials.take(self.parts * self.partial)
@@ -217,11 +217,13 @@ cdef class DepthwiseReduce(Depthwise):
         with nogil:
             share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.parts, schedule="dynamic", num_threads=threads):
-                part = take_item(&shares, threadid())
-                self.run_part(x, dy, partials + part * self.partial, scratch + threadid() * slot,
-                              part, 0 if dw == NULL else self.taps)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                part = next_item(&shares, thread)
+                while part >= 0:
+                    self.run_part(x, dy, partials + part * self.partial, scratch + thread * slot,
+                                  part, 0 if dw == NULL else self.taps)
+                    item_ends()
+                    part = next_item(&shares, thread)
             for v in range(self.vectors):
                 self.add_parts(partials + v * (1 + self.taps) * VL,
                                vector_place(v, self.K) if self.in_place and dw != NULL else v * VL,

@@ -6,7 +6,7 @@
 
 from math import gcd as _gcd
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -170,7 +170,7 @@ cdef class DepthwiseGather(Depthwise):
                   int num_threads) except -1:
         """Fill y. False if nothing was done: weights that are not finite must not meet the padding."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef int threads = team(self.work, num_threads)
         cdef real* packed = self.pack(w, b)
         # The copy, and where its rows start.
@@ -186,11 +186,12 @@ cdef class DepthwiseGather(Depthwise):
             and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, packed, relu, y, scratch + threadid() * slot, item)
-            item_ends()
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.run_item(x, packed, relu, y, scratch + thread * slot, item)
+                item_ends()
+                item = next_item(&shares, thread)
         return True
 
     cdef void run_item(self, const real* x, const real* packed, bint relu, real* y, real* scratch,

@@ -1,9 +1,11 @@
 # Work items: how small they get, who shares them, and how long they take.
 #
 # Every thread has a share of the items, the same one in every layer: items count images in order, so
-# what a thread reads lies in the caches of its own core, where it wrote it in the layer before. A prange
-# is dynamic all the same: a thread whose share is done takes items of the others, so that a disturbed
-# core does not double the time.
+# what a thread reads lies in the caches of its own core, where it wrote it in the layer before. A thread
+# whose share is done takes items of the others, so that a disturbed core does not double the time: the
+# last ones, so that the same lie in its caches in the next call. (From the first on, threads took turns;
+# what they took had to come from the other core, which made it slower, and more was taken.) A prange
+# is over threads, each of which asks for items until none is left.
 #
 # A region of one thread begins no team. libgomp would make one and, at its end, ask the system to wake
 # whoever waits for it: 0.35 us a region, and a fifth of the time of one image of `zoo.lenet5`.
@@ -34,11 +36,14 @@ cdef extern from *:
     #endif
     """
     Py_ssize_t fetch_add "__atomic_fetch_add"(Py_ssize_t* place, Py_ssize_t count, int order) nogil
+    Py_ssize_t load "__atomic_load_n"(Py_ssize_t* place, int order) nogil
     const int RELAXED "__ATOMIC_RELAXED"
 
 cdef struct Share:
-    Py_ssize_t next, end
-    char others[112]        # two cache lines: these counters have theirs to themselves
+    Py_ssize_t first, end           # its items
+    Py_ssize_t given                # so many of them are, each to one thread:
+    Py_ssize_t to_owner, to_others  # the first ones to its own, the last ones to others
+    char others[88]                 # two cache lines: these counters have theirs to themselves
 
 cdef struct Shares:
     Share of[SHARES]
@@ -63,11 +68,7 @@ cdef inline int team(Py_ssize_t work, int num_threads) noexcept nogil:
 
 
 cdef inline Py_ssize_t handful(Py_ssize_t items) noexcept nogil:
-    """How many items a thread takes at once, where there are many.
-
-    Small neighbouring items that two threads take in turns cost more than they even out: each asks
-    for lines that the other one is writing. (Winograd on 345 items of 3 us: no faster on two threads.)
-    """
+    """How many rows of a pool make an item: one alone takes little more than asking for it."""
     return 1 + items // (2 * ITEMS)
 
 
@@ -76,24 +77,22 @@ cdef void share_out(Shares* shares, Py_ssize_t items, int threads) noexcept nogi
     cdef int t, count = min(threads, SHARES)
     shares.count = count
     for t in range(count):
-        shares.of[t].next = items * t // count
-        shares.of[t].end = items * (t + 1) // count
+        shares.of[t] = Share(items * t // count, items * (t + 1) // count, 0, 0, 0)
 
 
-cdef inline Py_ssize_t take_item(Shares* shares, int thread) noexcept nogil:
-    """In a prange, once a turn: the next item of the thread's share, or of the first that is not done.
-
-    There are as many turns as items, so that some item is left as long as one turn has none.
-    """
-    cdef int turn
+cdef inline Py_ssize_t next_item(Shares* shares, Py_ssize_t thread) noexcept nogil:
+    """The next item of the thread's share, or the last of the first that is not done; -1: all are."""
+    cdef Py_ssize_t turn
     cdef Share* share
-    cdef Py_ssize_t item = 0
     for turn in range(shares.count):
         share = &shares.of[(thread + turn) % shares.count]
-        item = fetch_add(&share.next, 1, RELAXED)
-        if item < share.end:
-            break
-    return item
+        # Looked at first, so that a share which is done stays in the cache where it is.
+        if (load(&share.given, RELAXED) < share.end - share.first
+                and fetch_add(&share.given, 1, RELAXED) < share.end - share.first):
+            if turn == 0:
+                return share.first + fetch_add(&share.to_owner, 1, RELAXED)
+            return share.end - 1 - fetch_add(&share.to_others, 1, RELAXED)
+    return -1
 
 
 cdef void stamp(int sign) noexcept nogil:

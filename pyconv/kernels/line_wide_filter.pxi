@@ -116,7 +116,7 @@ cdef class LineWideFilter:
     cdef bint run(self, const real* x, const real* dy, real* dw, real* db, int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef real* sums = self.partials.take(self.parts * (self.K + self.size))
         cdef real* partials = sums + self.parts * self.K
         cdef Py_ssize_t slot = apart(self.area)
@@ -125,11 +125,12 @@ cdef class LineWideFilter:
         self.spoiled = False
         share_out(&shares, self.parts * self.line.sets * self.chunks, threads)
         region_starts(is_shared(self.work))
-        for turn in prange(self.parts * self.line.sets * self.chunks, schedule="dynamic",
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item)
-            item_ends()
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.run_item(x, dy, partials, sums, scratch + thread * slot, item)
+                item_ends()
+                item = next_item(&shares, thread)
         memcpy(dw, partials, self.size * sizeof(real))
         add_row_parts(partials + self.size, self.parts - 1, self.size, dw, self.size)
         if db != NULL:

@@ -1,7 +1,7 @@
 # Padded copies of the input, packed copies of weights and biases, as the tiles read them; and the driver
 # of those that pack weights.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef class Packer:
         """
         cdef Shares shares
         cdef Packed packed
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef int threads = self.threads(num_threads)
         cdef Py_ssize_t slot = apart(self.area)
         cdef real* scratch = self.scratch.take(threads * slot)
@@ -56,12 +56,13 @@ cdef class Packer:
         self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                           num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_item(x, self.packed_by(&packed, threadid()), bias, relu, y,
-                          scratch + threadid() * slot, item)
-            item_ends()
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.run_item(x, self.packed_by(&packed, thread), bias, relu, y,
+                              scratch + thread * slot, item)
+                item_ends()
+                item = next_item(&shares, thread)
         return not self.spoiled
 
     # What each driver has of its own:

@@ -4,7 +4,7 @@
 # Going back, dy / count is summed over the rows of windows that cover a row of dx, then over the
 # windows of these that cover each pixel. Rows that the same windows cover are copies.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 cdef inline bint power_of_2(Py_ssize_t count) noexcept nogil:
@@ -145,7 +145,7 @@ def average_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, tuple kernel,
 cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_threads):
     """Fill y, which is not empty."""
     cdef Shares shares
-    cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
+    cdef Py_ssize_t thread, item, rows = g.N * g.OH, group = handful(rows)
     cdef Py_ssize_t items = (rows + group - 1) // group
     cdef Py_ssize_t slot = apart(g.W * g.C + g.OW * g.C + 6 * VL)
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
@@ -153,10 +153,12 @@ cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_th
     g.streams = is_large(&g, 1)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C)
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
-        item = take_item(&shares, threadid())
-        average_rows(&g, x, y, item * group, min(rows, (item + 1) * group),
-                     <char*> (memory + threadid() * slot))
+    for thread in prange(threads, num_threads=threads, nogil=True):
+        item = next_item(&shares, thread)
+        while item >= 0:
+            average_rows(&g, x, y, item * group, min(rows, (item + 1) * group),
+                         <char*> (memory + thread * slot))
+            item = next_item(&shares, thread)
 
 
 # ----------------------------------------------------------------------------------------- backward
@@ -330,7 +332,7 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     cdef AverageBack s
     cdef Window* g = &s.g
     cdef Shares shares
-    cdef Py_ssize_t turn, item, items, bands, group, slot, line, table, i, ow, count
+    cdef Py_ssize_t thread, item, items, bands, group, slot, line, table, i, ow, count
     cdef real inverse
     cdef int threads
     cdef real* memory
@@ -364,7 +366,9 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     group = handful(bands)
     items = (bands + group - 1) // group
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
-        item = take_item(&shares, threadid())
-        average_back_bands(&s, dy, dx, item * group, min(bands, (item + 1) * group),
-                           work + threadid() * slot)
+    for thread in prange(threads, num_threads=threads, nogil=True):
+        item = next_item(&shares, thread)
+        while item >= 0:
+            average_back_bands(&s, dy, dx, item * group, min(bands, (item + 1) * group),
+                               work + thread * slot)
+            item = next_item(&shares, thread)

@@ -7,7 +7,7 @@
 # none, while `poison` gathers whether there may be (or an infinity); if so, the row is computed again,
 # `careful`ly. Going back is in pool_max_back.pxi.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
@@ -344,7 +344,7 @@ def max_pool(const real[:, :, :, ::1] x, real[:, :, :, ::1] y, int32_t[:, :, :, 
 cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scratch, int num_threads):
     """Fill y, which is not empty, and `indices` unless that is NULL."""
     cdef Shares shares
-    cdef Py_ssize_t turn, item, rows = g.N * g.OH, group = handful(rows)
+    cdef Py_ssize_t thread, item, rows = g.N * g.OH, group = handful(rows)
     cdef Py_ssize_t items = (rows + group - 1) // group
     cdef Py_ssize_t slot = apart(max_scratch(&g) // <Py_ssize_t> sizeof(real) + 1 + g.OW * g.C * 2)
     cdef int threads = num_threads if rows * g.W * g.C * g.KH > ITEM_WORK // 8 else 1
@@ -354,7 +354,9 @@ cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scrat
         indices == NULL or streams_lines(indices, g.C))
     memory = scratch.take(threads * slot)
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
-        item = take_item(&shares, threadid())
-        max_rows(&g, x, y, indices, item * group, min(rows, (item + 1) * group),
-                 <char*> (memory + threadid() * slot))
+    for thread in prange(threads, num_threads=threads, nogil=True):
+        item = next_item(&shares, thread)
+        while item >= 0:
+            max_rows(&g, x, y, indices, item * group, min(rows, (item + 1) * group),
+                     <char*> (memory + thread * slot))
+            item = next_item(&shares, thread)

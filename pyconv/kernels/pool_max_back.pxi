@@ -5,7 +5,7 @@
 # winners found are counted. Where that costs more than to visit the winners alone, or where some winner
 # lay elsewhere, zeros and sums (`scatter`). Both add in the order of the outputs.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -267,7 +267,7 @@ cdef bint max_pool_back(const real* dy, const int32_t* indices, real* dx, Py_ssi
 cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
     cdef Shares shares
     cdef Py_ssize_t rows = b.N * b.OH, group = handful(rows), items = (rows + group - 1) // group
-    cdef Py_ssize_t turn, item, missing = 0, slot = 0
+    cdef Py_ssize_t thread, item, missing = 0, slot = 0
     cdef real* scratch = NULL
     cdef Py_ssize_t bytes = (b.H * b.W + 2 * b.OH * b.OW) * b.N * b.C * <Py_ssize_t> sizeof(real)
     b.tile, b.streams = usual_tile(b), bytes > STREAM_BYTES
@@ -278,17 +278,19 @@ cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
         if scratch == NULL:
             raise MemoryError()
     share_out(&shares, items, threads)
-    for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
-        item = take_item(&shares, threadid())
-        missing += gather_rows(b, item * group, min(rows, (item + 1) * group),
-                               scratch + threadid() * slot)
+    for thread in prange(threads, num_threads=threads, nogil=True):
+        item = next_item(&shares, thread)
+        while item >= 0:
+            missing += gather_rows(b, item * group, min(rows, (item + 1) * group),
+                                   scratch + thread * slot)
+            item = next_item(&shares, thread)
     free(scratch)
     return missing
 
 
 cdef bint scatter_all(Back* b, int threads) except -1:
     cdef Shares shares
-    cdef Py_ssize_t turn, item, outside = 0, parts = (ITEMS // 2 + b.N - 1) // b.N
+    cdef Py_ssize_t thread, item, outside = 0, parts = (ITEMS // 2 + b.N - 1) // b.N
     b.band = (b.H + parts - 1) // parts
     b.bands = (b.H + b.band - 1) // b.band
     b.reach = <int32_t*> malloc(2 * b.N * b.OH * sizeof(int32_t))
@@ -298,9 +300,11 @@ cdef bint scatter_all(Back* b, int threads) except -1:
         outside += find_reach(b, item)
     if outside == 0:
         share_out(&shares, b.N * b.bands, threads)
-        for turn in prange(b.N * b.bands, schedule="dynamic", num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            scatter(b, item)
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                scatter(b, item)
+                item = next_item(&shares, thread)
     free(b.reach)
     return outside == 0
 

@@ -7,7 +7,7 @@
 # L1 and L2; the tiles fetch the next band of dy meanwhile. At the end the partial filters are added in
 # the order of the parts.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -238,7 +238,7 @@ cdef class Reduce:
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, row
+        cdef Py_ssize_t thread, item, row
         cdef Py_ssize_t tiles = self.groups * self.k_chunks * (self.chunks if dw != NULL else 1)
         cdef Py_ssize_t slot = apart(self.area + self.dy_area)
         cdef bint whole = self.parts == 1 and self.sums == self.K
@@ -252,10 +252,12 @@ cdef class Reduce:
         with nogil:
             share_out(&shares, self.parts * tiles, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.parts * tiles, schedule="dynamic", num_threads=threads):
-                item = take_item(&shares, threadid())
-                self.run_item(x, dy, partials, sums, scratch + threadid() * slot, item, dw != NULL)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.run_item(x, dy, partials, sums, scratch + thread * slot, item, dw != NULL)
+                    item_ends()
+                    item = next_item(&shares, thread)
             if self.parts * self.partial < TINY:
                 threads = 1
             region_starts(is_shared(self.work) and self.parts * self.partial >= TINY)

@@ -12,7 +12,7 @@
 # (Dilated taps are a multiple of the stride apart, and j is 0: see `share`.) What padding cuts off is
 # never added, so nothing beside the image is multiplied.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
@@ -312,14 +312,16 @@ cdef class Scatter(Packer):
     cdef int prepare(self, const real* x, Packed* packed, int threads) except -1:
         """All products, if they are made first."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, items = self.blocks * self.chunks
+        cdef Py_ssize_t thread, item, items = self.blocks * self.chunks
         self.zeros.take(2 * VL)
         if self.whole:
             self.products.take(self.N * self.H * self.W * self.lanes + 2 * LANES)
             share_out(&shares, items, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(items, schedule="dynamic", num_threads=threads, nogil=True):
-                item = take_item(&shares, threadid())
-                self.run_chunk(x, self.packed_by(packed, threadid()), item)
-                item_ends()
+            for thread in prange(threads, num_threads=threads, nogil=True):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.run_chunk(x, self.packed_by(packed, thread), item)
+                    item_ends()
+                    item = next_item(&shares, thread)
         return 0

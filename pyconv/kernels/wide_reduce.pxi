@@ -4,7 +4,7 @@
 # LANES partial sums, lane l over the pixels l, l + LANES, ... of every row, added at the end as a tree.
 # LANES is the same for all instruction sets (one to eight of their vectors), and so are the bits.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -280,7 +280,7 @@ cdef class WideReduce:
     cdef run(self, const real* x, const real* dy, real* dw, real* db, int num_threads):
         """Fill dw and db; either may be NULL."""
         cdef Shares shares
-        cdef Py_ssize_t turn, part
+        cdef Py_ssize_t thread, part
         cdef real* partials = self.partials.take(self.parts * self.partial)
         cdef Py_ssize_t slot = apart(self.slot)
         cdef real* scratch = self.scratch.take(num_threads * slot)
@@ -288,11 +288,13 @@ cdef class WideReduce:
         with nogil:
             share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.parts, schedule="dynamic", num_threads=threads):
-                part = take_item(&shares, threadid())
-                self.run_part(x, dy, partials + part * self.partial,
-                              scratch + threadid() * slot, part, dw != NULL)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                part = next_item(&shares, thread)
+                while part >= 0:
+                    self.run_part(x, dy, partials + part * self.partial,
+                                  scratch + thread * slot, part, dw != NULL)
+                    item_ends()
+                    part = next_item(&shares, thread)
             if dw != NULL:
                 self.add_parts(partials, dw, self.rows * self.K)
             if db != NULL:

@@ -10,7 +10,7 @@
 # dx take turns, and are added up at the end. Where many winners see a small image, x and dx are unfolded
 # instead: each window has runs of its own, which begin at lines of the cache and lie over no others.
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
@@ -264,7 +264,7 @@ cdef class WinnerSums:
                  real* dw, real* db, int num_threads):
         """Each of dx, dw and db may be NULL. N is at least 1."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef Py_ssize_t work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
         cdef Py_ssize_t turned = (self.K + TURNED - 1) // TURNED
         cdef int threads = team(work, num_threads)
@@ -280,11 +280,13 @@ cdef class WinnerSums:
                 item_ends()
         share_out(&shares, self.parts, threads)
         region_starts(threads > 1)
-        for turn in prange(self.parts, schedule="dynamic", num_threads=threads, nogil=True):
-            item = take_item(&shares, threadid())
-            self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,
-                          scratch + threadid() * slot, item)
-            item_ends()
+        for thread in prange(threads, num_threads=threads, nogil=True):
+            item = next_item(&shares, thread)
+            while item >= 0:
+                self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,
+                              scratch + thread * slot, item)
+                item_ends()
+                item = next_item(&shares, thread)
         if dw != NULL or db != NULL:
             few = num_threads if self.parts * self.size > TINY else 1
             region_starts(few > 1)

@@ -142,7 +142,7 @@ cdef class Winograd:
         the ReLU if it is not NULL.
         """
         cdef Shares shares
-        cdef Py_ssize_t turn, item
+        cdef Py_ssize_t thread, item
         cdef Py_ssize_t filters = 0, inputs = 0
         cdef Py_ssize_t u_size = self.c_chunks * self.k_chunks * self.points * self.u_step
         cdef real* u = self.filters.take(self.groups * u_size if self.shared else 0)
@@ -151,29 +151,32 @@ cdef class Winograd:
         cdef Py_ssize_t slot = apart(self.area)
         cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef real* bias = padded_bias(self.bias, b, self.groups, 1, self.k_chunks * self.k_chunk, self.K)
-        cdef int threads = team(self.work, num_threads)
+        cdef int preparing, threads = team(self.work, num_threads)
         self.spoiled = False
         if self.shared and not (version and version == self.version):
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
+        preparing = min(threads, filters + inputs)
         with nogil:
             share_out(&shares, filters + inputs, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(filters + inputs, schedule="dynamic",
-                               chunksize=handful(filters + inputs), num_threads=threads):
-                item = take_item(&shares, threadid())
-                self.prepare_item(x, w, u, last_w, v, scratch + threadid() * slot, filters, item)
-                item_ends()
+            for thread in prange(preparing, num_threads=threads):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.prepare_item(x, w, u, last_w, v, scratch + thread * slot, filters, item)
+                    item_ends()
+                    item = next_item(&shares, thread)
             self.known, self.version = True, version
             share_out(&shares, self.items, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.items, schedule="dynamic", chunksize=handful(self.items),
-                               num_threads=threads):
-                item = take_item(&shares, threadid())
-                self.run_item(x, w, u, v, bias, added, relu, y, scratch + threadid() * slot,
-                              item)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.run_item(x, w, u, v, bias, added, relu, y, scratch + thread * slot,
+                                  item)
+                    item_ends()
+                    item = next_item(&shares, thread)
         return not self.spoiled
 
     cdef void prepare_item(self, const real* x, const real* w, real* u, real* last_w, real* v,

@@ -58,7 +58,7 @@ cdef class WinogradFilter:
                   int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, row, size = 9 * self.C * self.K
+        cdef Py_ssize_t thread, item, row, size = 9 * self.C * self.K
         cdef Py_ssize_t k_padded = self.k_chunks * self.k_chunk
         cdef Py_ssize_t rows = 9 * self.C if self.parts > 1 else 0
         cdef real* partials = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
@@ -70,12 +70,13 @@ cdef class WinogradFilter:
         with nogil:
             share_out(&shares, self.parts * self.c_chunks * self.k_chunks, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.parts * self.c_chunks * self.k_chunks, schedule="dynamic",
-                               num_threads=threads):
-                item = take_item(&shares, threadid())
-                self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
-                              scratch + threadid() * slot, item)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
+                                  scratch + thread * slot, item)
+                    item_ends()
+                    item = next_item(&shares, thread)
             region_starts(is_shared(self.work))
             for row in prange(rows, schedule="static", num_threads=threads):
                 add_row_parts(partials + row * self.K, self.parts - 1, size, dw + row * self.K, self.K)

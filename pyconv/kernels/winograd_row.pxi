@@ -331,7 +331,7 @@ cdef class RowWinogradFilter:
                       int num_threads) except -1:
         """Fill dw, and db if not NULL; False if dw is not finite and must be computed directly."""
         cdef Shares shares
-        cdef Py_ssize_t turn, item, row, size = self.KH * self.KW * self.C_group * self.K
+        cdef Py_ssize_t thread, item, row, size = self.KH * self.KW * self.C_group * self.K
         cdef Py_ssize_t k_padded = self.groups * self.k_chunks * self.padded
         cdef Py_ssize_t rows = self.KH * self.KW * self.C_group if self.parts > 1 else 0
         cdef real* sums = self.partials.take((self.parts - 1) * size + self.parts * k_padded)
@@ -343,12 +343,13 @@ cdef class RowWinogradFilter:
         with nogil:
             share_out(&shares, self.groups * self.chunks * self.k_chunks * self.parts, threads)
             region_starts(is_shared(self.work))
-            for turn in prange(self.groups * self.chunks * self.k_chunks * self.parts,
-                               schedule="dynamic", num_threads=threads):
-                item = take_item(&shares, threadid())
-                self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
-                              scratch + threadid() * slot, item)
-                item_ends()
+            for thread in prange(threads, num_threads=threads):
+                item = next_item(&shares, thread)
+                while item >= 0:
+                    self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
+                                  scratch + thread * slot, item)
+                    item_ends()
+                    item = next_item(&shares, thread)
             if self.parts * size < TINY:
                 threads = 1
             region_starts(is_shared(self.work) and self.parts * size >= TINY)
