@@ -1,7 +1,7 @@
 """Every loop over values. One source, compiled for each instruction set and dtype (see setup.py).
 
 Three bands. A *tile* computes one block of outputs in registers and knows no threads. A *driver*
-runs tiles over fixed work items with `prange`; its body is one call. An *entry* (a `def` with
+hands fixed work items to threads, one call for each. An *entry* (a `def` with
 memoryviews, or a method of a plan) holds no loop. Arguments are checked by `functional`.
 
 The same bits for any number of threads: work items depend on shapes alone, each output has one

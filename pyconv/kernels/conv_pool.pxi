@@ -7,7 +7,7 @@
 # only the winners had a say: one position in 64 for an 8x8 pool. Where that is cheaper than the dense
 # kernels, dw or dx is a sum over the winners (`winners.pxi`); else dy is spread over a workspace first.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
@@ -245,7 +245,8 @@ cdef class ConvPoolPlan:
         cdef real* scratch = self.scratch.take(threads * slot)
         self.conv.compute_y(x, w, b, False, z, num_threads)
         share_out(&shares, self.N * self.g.OH, threads)
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.pool_row(z, relu, y, indices, <char*> (scratch + thread * slot), item)
@@ -270,7 +271,8 @@ cdef class ConvPoolPlan:
         driver.pack(&packed, w, threads, self.conv.version())
         driver.spoiled = False
         share_out(&shares, items, threads)
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.run_item(driver, x, driver.packed_by(&packed, thread), bias, relu, y, indices,

@@ -4,7 +4,7 @@
 # read in place, a patch of dy at a time, one vector of channels after the other: each vector of x is
 # loaded once for all products with it. Others read padded copies.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -217,7 +217,8 @@ cdef class DepthwiseReduce(Depthwise):
         with nogil:
             share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 part = next_item(&shares, thread)
                 while part >= 0:
                     self.run_part(x, dy, partials + part * self.partial, scratch + thread * slot,

@@ -6,7 +6,7 @@
 
 from math import gcd as _gcd
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -186,7 +186,8 @@ cdef class DepthwiseGather(Depthwise):
             and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.run_item(x, packed, relu, y, scratch + thread * slot, item)

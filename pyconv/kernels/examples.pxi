@@ -3,7 +3,7 @@
 # The 64 images of a step of `zoo.signs_convnet` come from memory: NumPy's copy, on one thread, took half
 # as long as the step on two. Here each thread copies the images that it computes with afterwards.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
@@ -16,7 +16,8 @@ def take_rows(const unsigned char[:, ::1] x, const int64_t[::1] rows, unsigned c
     cdef int threads = num_threads if n * size > TINY * <Py_ssize_t> sizeof(real) else 1
     share_out(&shares, n, threads)
     region_starts(threads > 1)
-    for thread in prange(threads, num_threads=threads, nogil=True):
+    with nogil, parallel(num_threads=threads):
+        thread = threadid()
         i = next_item(&shares, thread)
         while i >= 0:
             memcpy(&out[i, 0], &x[rows[i], 0], size)

@@ -4,14 +4,16 @@
 # what a thread reads lies in the caches of its own core, where it wrote it in the layer before. A thread
 # whose share is done takes items of the others, so that a disturbed core does not double the time: the
 # last ones, so that the same lie in its caches in the next call. (From the first on, threads took turns;
-# what they took had to come from the other core, which made it slower, and more was taken.) A prange
-# is over threads, each of which asks for items until none is left.
+# what they took had to come from the other core, which made it slower, and more was taken.)
+#
+# A driver has no prange over items. That would ask libgomp's counter, which all threads write, for each,
+# and has a barrier where it begins, for the value that its variable keeps: 0.2 us.
 #
 # A region of one thread begins no team. libgomp would make one and, at its end, ask the system to wake
 # whoever waits for it: 0.35 us a region, and a fifth of the time of one image of `zoo.lenet5`.
 #
 # `pyconv bench threads` predicts many threads from the time of every item on one. A driver calls
-# `region_starts` before a prange and `item_ends` behind each item; nothing is written unless
+# `region_starts` before a region and `item_ends` behind each item; nothing is written unless
 # `record_items` gave an array.
 
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -40,10 +42,13 @@ cdef extern from *:
     const int RELAXED "__ATOMIC_RELAXED"
 
 cdef struct Share:
+    # These counters have two lines of the cache to themselves: also before the first share, where the
+    # compiler puts what all threads read for each item.
+    char before[104]
     Py_ssize_t first, end           # its items
     Py_ssize_t given                # so many of them are, each to one thread:
     Py_ssize_t to_owner, to_others  # the first ones to its own, the last ones to others
-    char others[88]                 # two cache lines: these counters have theirs to themselves
+    char behind[112]
 
 cdef struct Shares:
     Share of[SHARES]
@@ -73,11 +78,14 @@ cdef inline Py_ssize_t handful(Py_ssize_t items) noexcept nogil:
 
 
 cdef void share_out(Shares* shares, Py_ssize_t items, int threads) noexcept nogil:
-    """Before a prange over `items`: an equal share of them, in order, for each thread."""
+    """Before a region over `items`: an equal share of them, in order, for each thread."""
     cdef int t, count = min(threads, SHARES)
+    cdef Share* share
     shares.count = count
     for t in range(count):
-        shares.of[t] = Share(items * t // count, items * (t + 1) // count, 0, 0, 0)
+        share = &shares.of[t]
+        share.first, share.end = items * t // count, items * (t + 1) // count
+        share.given = share.to_owner = share.to_others = 0
 
 
 cdef inline Py_ssize_t next_item(Shares* shares, Py_ssize_t thread) noexcept nogil:
@@ -105,13 +113,13 @@ cdef void stamp(int sign) noexcept nogil:
 
 
 cdef inline void region_starts(bint shared) noexcept nogil:
-    """Before a prange: note the time, negative, or 0 if it stays on one thread anyway."""
+    """Before a region: note the time, negative, or 0 if it stays on one thread anyway."""
     if stamps != NULL:
         stamp(-1 if shared else 0)
 
 
 cdef inline void item_ends() noexcept nogil:
-    """Behind an item of a prange: note the time."""
+    """Behind an item: note the time."""
     if stamps != NULL:
         stamp(1)
 

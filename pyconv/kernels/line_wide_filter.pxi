@@ -125,7 +125,8 @@ cdef class LineWideFilter:
         self.spoiled = False
         share_out(&shares, self.parts * self.line.sets * self.chunks, threads)
         region_starts(is_shared(self.work))
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.run_item(x, dy, partials, sums, scratch + thread * slot, item)

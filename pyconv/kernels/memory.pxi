@@ -72,7 +72,7 @@ cdef extern from *:
     #endif
     /* Copy past the caches, for what is too large to be found there again: it then costs no read of what
        it overwrites, and leaves the caches to what is read. `bytes` and the addresses: multiples of 4.
-       The atomic instructions of a prange's end put it before what other threads do then. */
+       The atomic instructions of a region's end put it before what other threads do then. */
     static inline void stream(void* target, const void* source, Py_ssize_t bytes) {
         char* to = (char*) target;
         const char* from = (const char*) source;

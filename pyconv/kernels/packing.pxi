@@ -1,7 +1,7 @@
 # Padded copies of the input, packed copies of weights and biases, as the tiles read them; and the driver
 # of those that pack weights.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -56,7 +56,8 @@ cdef class Packer:
         self.spoiled = False
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.run_item(x, self.packed_by(&packed, thread), bias, relu, y,

@@ -4,7 +4,7 @@
 # Going back, dy / count is summed over the rows of windows that cover a row of dx, then over the
 # windows of these that cover each pixel. Rows that the same windows cover are copies.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.string cimport memcpy, memset
 
 cdef inline bint power_of_2(Py_ssize_t count) noexcept nogil:
@@ -153,7 +153,8 @@ cdef average_all(Window g, const real* x, real* y, Workspace scratch, int num_th
     g.streams = is_large(&g, 1)
     g.direct = g.streams and in_one_pass(&g) and streams_lines(y, g.C)
     share_out(&shares, items, threads)
-    for thread in prange(threads, num_threads=threads, nogil=True):
+    with nogil, parallel(num_threads=threads):
+        thread = threadid()
         item = next_item(&shares, thread)
         while item >= 0:
             average_rows(&g, x, y, item * group, min(rows, (item + 1) * group),
@@ -366,7 +367,8 @@ cdef average_back_all(Window window, const real* dy, real* dx, Workspace scratch
     group = handful(bands)
     items = (bands + group - 1) // group
     share_out(&shares, items, threads)
-    for thread in prange(threads, num_threads=threads, nogil=True):
+    with nogil, parallel(num_threads=threads):
+        thread = threadid()
         item = next_item(&shares, thread)
         while item >= 0:
             average_back_bands(&s, dy, dx, item * group, min(bands, (item + 1) * group),

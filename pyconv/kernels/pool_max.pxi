@@ -7,7 +7,7 @@
 # none, while `poison` gathers whether there may be (or an infinity); if so, the row is computed again,
 # `careful`ly. Going back is in pool_max_back.pxi.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
@@ -354,7 +354,8 @@ cdef max_all(Window g, const real* x, real* y, int32_t* indices, Workspace scrat
         indices == NULL or streams_lines(indices, g.C))
     memory = scratch.take(threads * slot)
     share_out(&shares, items, threads)
-    for thread in prange(threads, num_threads=threads, nogil=True):
+    with nogil, parallel(num_threads=threads):
+        thread = threadid()
         item = next_item(&shares, thread)
         while item >= 0:
             max_rows(&g, x, y, indices, item * group, min(rows, (item + 1) * group),

@@ -5,7 +5,7 @@
 # winners found are counted. Where that costs more than to visit the winners alone, or where some winner
 # lay elsewhere, zeros and sums (`scatter`). Both add in the order of the outputs.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -300,7 +300,8 @@ cdef bint scatter_all(Back* b, int threads) except -1:
         outside += find_reach(b, item)
     if outside == 0:
         share_out(&shares, b.N * b.bands, threads)
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 scatter(b, item)

@@ -7,7 +7,7 @@
 # L1 and L2; the tiles fetch the next band of dy meanwhile. At the end the partial filters are added in
 # the order of the parts.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -252,7 +252,8 @@ cdef class Reduce:
         with nogil:
             share_out(&shares, self.parts * tiles, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_item(x, dy, partials, sums, scratch + thread * slot, item, dw != NULL)

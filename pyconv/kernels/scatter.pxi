@@ -12,7 +12,7 @@
 # (Dilated taps are a multiple of the stride apart, and j is 0: see `share`.) What padding cuts off is
 # never added, so nothing beside the image is multiplied.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
@@ -318,7 +318,8 @@ cdef class Scatter(Packer):
             self.products.take(self.N * self.H * self.W * self.lanes + 2 * LANES)
             share_out(&shares, items, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads, nogil=True):
+            with nogil, parallel(num_threads=threads):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_chunk(x, self.packed_by(packed, thread), item)

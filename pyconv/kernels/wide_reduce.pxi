@@ -4,7 +4,7 @@
 # LANES partial sums, lane l over the pixels l, l + LANES, ... of every row, added at the end as a tree.
 # LANES is the same for all instruction sets (one to eight of their vectors), and so are the bits.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -288,7 +288,8 @@ cdef class WideReduce:
         with nogil:
             share_out(&shares, self.parts, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 part = next_item(&shares, thread)
                 while part >= 0:
                     self.run_part(x, dy, partials + part * self.partial,

@@ -10,7 +10,7 @@
 # dx take turns, and are added up at the end. Where many winners see a small image, x and dx are unfolded
 # instead: each window has runs of its own, which begin at lines of the cache and lie over no others.
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
@@ -280,7 +280,8 @@ cdef class WinnerSums:
                 item_ends()
         share_out(&shares, self.parts, threads)
         region_starts(threads > 1)
-        for thread in prange(threads, num_threads=threads, nogil=True):
+        with nogil, parallel(num_threads=threads):
+            thread = threadid()
             item = next_item(&shares, thread)
             while item >= 0:
                 self.run_part(dy, indices, x, wt, dx, dw != NULL or db != NULL, sums + item * self.size,

@@ -157,11 +157,12 @@ cdef class Winograd:
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
-        preparing = min(threads, filters + inputs)
+        preparing = threads if filters + inputs else 1  # one begins no team
         with nogil:
             share_out(&shares, filters + inputs, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(preparing, num_threads=threads):
+            with parallel(num_threads=preparing):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.prepare_item(x, w, u, last_w, v, scratch + thread * slot, filters, item)
@@ -170,7 +171,8 @@ cdef class Winograd:
             self.known, self.version = True, version
             share_out(&shares, self.items, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_item(x, w, u, v, bias, added, relu, y, scratch + thread * slot,

@@ -70,7 +70,8 @@ cdef class WinogradFilter:
         with nogil:
             share_out(&shares, self.parts * self.c_chunks * self.k_chunks, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,

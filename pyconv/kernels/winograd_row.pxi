@@ -343,7 +343,8 @@ cdef class RowWinogradFilter:
         with nogil:
             share_out(&shares, self.groups * self.chunks * self.k_chunks * self.parts, threads)
             region_starts(is_shared(self.work))
-            for thread in prange(threads, num_threads=threads):
+            with parallel(num_threads=threads):
+                thread = threadid()
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_item(x, dy, dw, partials, sums if db != NULL else NULL,
