@@ -255,6 +255,8 @@ cdef class ConvPlan:
                            bint relu, real* y, int num_threads) except -1:
         if self.fast_y is None:
             self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
+            if self.shared is not None:  # a prediction keeps filters until they change
+                self.fast_y.share(self.shared, self.watch is None)
         return self.fast_y.run(x, w, b, relu, y, num_threads, self.version(), added)
 
     cdef compute_other(self, const real* x, const real* w, const real* b, bint relu, real* y,
@@ -299,6 +301,8 @@ cdef class ConvPlan:
         if self.winograd_dx and self.fast_dx is None:
             self.fast_dx = Winograd(self.y, self.x, self.groups,
                                     (2 - self.before[0], 2 - self.before[1]), True)
+            if self.shared is not None:
+                self.fast_dx.share(self.shared, True)
         if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
             return
         if self.lined_dx and self.line_dx is None:

@@ -58,11 +58,15 @@ cdef class Workspace:
 
 
 cdef class Workspaces:
-    """What plans that never run at the same time can share: outputs before their pooling, and sums."""
-    cdef Workspace z, partials, scratch
+    """What plans that never run at the same time can share.
+
+    Outputs before their pooling, partial sums, threads' own memory, and transformed filters.
+    """
+    cdef Workspace z, partials, scratch, filters
 
     def __cinit__(self):
         self.z, self.partials, self.scratch = Workspace(), Workspace(), Workspace()
+        self.filters = Workspace()
 
 
 cdef extern from *:

@@ -89,6 +89,12 @@ cdef class Winograd:
         self.known = False
         self.cut()
 
+    cdef share(self, Workspaces shared, bint filters):
+        """Use these workspaces; for `filters` too, unless they are kept."""
+        self.scratch = shared.scratch
+        if filters and not self.kept:
+            self.filters = shared.filters
+
     cdef cut(self):
         """Choose chunks and work items: by shape alone."""
         cdef Py_ssize_t blocks, most = K_CHUNK
