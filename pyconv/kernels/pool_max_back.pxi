@@ -278,7 +278,7 @@ cdef Py_ssize_t gather_all(Back* b, int threads) except? -1:
         if scratch == NULL:
             raise MemoryError()
     share_out(&shares, items, threads)
-    for thread in prange(threads, num_threads=threads, nogil=True):
+    for thread in prange(threads, num_threads=threads, nogil=True):  # not `parallel`: it adds up
         item = next_item(&shares, thread)
         while item >= 0:
             missing += gather_rows(b, item * group, min(rows, (item + 1) * group),

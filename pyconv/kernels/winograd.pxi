@@ -150,6 +150,8 @@ cdef class Winograd:
         """
         cdef Shares shares
         cdef Py_ssize_t thread, item
+        # Items to prepare: filters and rows of tiles for all threads, or filters by each for itself; and
+        # how far these filters are apart.
         cdef Py_ssize_t filters = 0, inputs = 0, mine = 0, own = 0
         cdef Py_ssize_t u_size = self.groups * self.c_chunks * self.k_chunks * self.points * self.u_step
         cdef real* u
@@ -158,7 +160,7 @@ cdef class Winograd:
         cdef Py_ssize_t slot = apart(self.area)
         cdef real* scratch = self.scratch.take(num_threads * slot)
         cdef real* bias = padded_bias(self.bias, b, self.groups, 1, self.k_chunks * self.k_chunk, self.K)
-        cdef int preparing, threads = team(self.work, num_threads)
+        cdef int threads = team(self.work, num_threads)
         self.spoiled = False
         if self.shared and not (version and version == self.version):
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
@@ -168,24 +170,25 @@ cdef class Winograd:
         u = self.filters.take(max(u_size, threads * own) if self.shared else 0)
         if self.staged:
             inputs = self.groups * self.c_chunks * self.tiles // self.across
-        preparing = threads if filters + inputs else 1  # one begins no team
         with nogil:
-            share_out(&shares, filters + inputs, threads)
-            region_starts(is_shared(self.work))
-            with parallel(num_threads=preparing):
-                thread = threadid()
-                item = next_item(&shares, thread)
-                while item >= 0:
-                    self.prepare_item(x, w, u, last_w, v, scratch + thread * slot, filters, item)
-                    item_ends()
+            if filters + inputs:
+                share_out(&shares, filters + inputs, threads)
+                region_starts(is_shared(self.work))
+                with parallel(num_threads=threads):
+                    thread = threadid()
                     item = next_item(&shares, thread)
+                    while item >= 0:
+                        self.prepare_item(x, w, u, last_w, v, scratch + thread * slot, filters, item)
+                        item_ends()
+                        item = next_item(&shares, thread)
             self.known, self.version = True, version
             share_out(&shares, self.items, threads)
             region_starts(is_shared(self.work))
             with parallel(num_threads=threads):
                 thread = threadid()
                 for item in range(mine):
-                    self.prepare_item(x, w, u + thread * own, last_w, v, scratch, mine, item)
+                    self.prepare_item(x, w, u + thread * own, last_w, v, scratch + thread * slot, mine,
+                                      item)
                 item = next_item(&shares, thread)
                 while item >= 0:
                     self.run_item(x, w, u + thread * own, v, bias, added, relu, y,
