@@ -384,7 +384,7 @@ cdef class Line(Packer):
         cdef Py_ssize_t points = 2 * self.pairs + phase.kind
         cdef Py_ssize_t i = 0, j, e, count, q, t, fetched
         cdef Py_ssize_t line = self.stride_h * self.TW * self.TC, pixel = self.stride_w * self.TC
-        cdef Py_ssize_t most = (even_part(max(1, tiles), tile_rows(nv)) + 1) // 2 * 2
+        cdef Py_ssize_t most = (even_part(max(1, tiles), SUMS // nv) + 1) // 2 * 2
         cdef Py_ssize_t u_step = phase.runs * self.C_group * nv * VL
         cdef Py_ssize_t step = LINE_TILES * nv * VL
         packed += block * self.u_size + phase.first_u * self.C_group * nv * VL
@@ -395,14 +395,14 @@ cdef class Line(Packer):
             count = min(LINE_TILES // most * most, tiles - i)
             q, t, fetched = i // self.across, tile + i % self.across, 0
             for e in range(points):
-                while fetched * points < count * (e + 1):
-                    fetch_tile(y + q * line + t * TILE * pixel, pixel,
-                               min(TILE, phase.columns - t * TILE), lanes)
-                    fetched, t = fetched + 1, t + 1
-                    if t == tile + self.across:
-                        q, t = q + 1, tile
                 j = 0
                 while j < count:
+                    while fetched * points < e * count + j + min(most, count - j):
+                        fetch_tile(y + q * line + t * TILE * pixel, pixel,
+                                   min(TILE, phase.columns - t * TILE), lanes)
+                        fetched, t = fetched + 1, t + 1
+                        if t == tile + self.across:
+                            q, t = q + 1, tile
                     line_tile_of(
                         min(most, count - j), nv, v + e * self.v_step + (i + j) * QUAD,
                         self.run_offset + phase.first_run * self.C_group,

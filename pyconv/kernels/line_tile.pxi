@@ -112,6 +112,21 @@ cdef extern from *:
         UNROLLED for (int i = 0; i < rows * nv; i++) *(vec*) (m + i * VL) = sum[i];
     }
 
+    #define LINE(rows, nv) case 2 * (rows) + (nv): \
+        line_tile(rows, nv, x, offset, length, w, m); \
+        break;
+
+    /* `line_tile` of 1 to SUMS / nv rows, one more than asked for if they are odd. */
+    static inline void line_tile_of(
+            Py_ssize_t rows, Py_ssize_t nv, const real* x, const Py_ssize_t* offset, Py_ssize_t length,
+            const real* w, real* m) {
+        switch (2 * (rows + rows % 2) + nv) {
+            LINE(2, 1) LINE(4, 1) LINE(6, 1) LINE(8, 1) LINE(10, 1) LINE(12, 1)
+            LINE(14, 1) LINE(16, 1) LINE(18, 1) LINE(20, 1) LINE(22, 1) LINE(24, 1)
+            LINE(2, 2) LINE(4, 2) LINE(6, 2) LINE(8, 2) LINE(10, 2) LINE(12, 2)
+        }
+    }
+
     /* y = A^T m + b, 4 outputs; `power` has p, p^2, p^3 of each pair. Returns NaN or infinity where one
        is not finite, else 0. */
     static inline __attribute__((always_inline)) vec line_out(
@@ -137,45 +152,12 @@ cdef extern from *:
         return check;
     }
     """
-    void line_tile(
-        int rows, int nv, const real* x, const Py_ssize_t* offset, Py_ssize_t length, const real* w,
-        real* m) noexcept nogil
+    void line_tile_of(
+        Py_ssize_t rows, Py_ssize_t nv, const real* x, const Py_ssize_t* offset, Py_ssize_t length,
+        const real* w, real* m) noexcept nogil
     vec line_out(
         int pairs, int kind, const vec* power, const real* m, Py_ssize_t step, vec b, bint relu,
         real* y, Py_ssize_t pixel, Py_ssize_t lanes) noexcept nogil
-
-
-cdef void line_tile_of(
-    Py_ssize_t rows, Py_ssize_t nv, const real* x, const Py_ssize_t* offset, Py_ssize_t length,
-    const real* w, real* m,
-) noexcept nogil:
-    """`line_tile` of 1 to 12 rows, one more than asked for if they are odd."""
-    if nv == 2:
-        if rows > 10:
-            line_tile(12, 2, x, offset, length, w, m)
-        elif rows > 8:
-            line_tile(10, 2, x, offset, length, w, m)
-        elif rows > 6:
-            line_tile(8, 2, x, offset, length, w, m)
-        elif rows > 4:
-            line_tile(6, 2, x, offset, length, w, m)
-        elif rows > 2:
-            line_tile(4, 2, x, offset, length, w, m)
-        else:
-            line_tile(2, 2, x, offset, length, w, m)
-    else:
-        if rows > 10:
-            line_tile(12, 1, x, offset, length, w, m)
-        elif rows > 8:
-            line_tile(10, 1, x, offset, length, w, m)
-        elif rows > 6:
-            line_tile(8, 1, x, offset, length, w, m)
-        elif rows > 4:
-            line_tile(6, 1, x, offset, length, w, m)
-        elif rows > 2:
-            line_tile(4, 1, x, offset, length, w, m)
-        else:
-            line_tile(2, 1, x, offset, length, w, m)
 
 
 # One line for each number of points: they must be constant where a transform is inlined.
