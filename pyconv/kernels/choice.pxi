@@ -155,7 +155,8 @@ cdef double line_cycles(tuple rows_of, bint back) except -1:
     strips = ((band * across + LINE_TILES - 1) // LINE_TILES * bands
               * ((tiles + across - 1) // across))
     far = filters * 64 * min(2, vectors) > FAR_BYTES
-    transforms = (C + 3) // 4 * fresh * (tiles * (points * (taps + 9) / 16 + 2 * step[1]) + 20)
+    whole = (tiles + 3) // 4 * 4  # in whole vectors
+    transforms = (C + 3) // 4 * fresh * (whole * points * (taps + 9) / 16 + 2 * step[1] * tiles + 20)
     slower = 1.15 if taps == 2 else 1  # tiles are small beside what they load
     return groups * slower * (N * (
         vectors * (filters * (0.67 * rows * tiles + (6 if far else 1.9) * strips)

@@ -19,6 +19,7 @@ cdef enum:
     LINE_LONG = 256           # sums longer than this take 3 pairs at most: the error grows with both
     LINE_LONGEST = 4096       # and none may be longer
     LINE_BYTES = 524_288      # of transformed pixels: half of L2
+    COMB_QUADS = 4            # of a row at once: a line of the cache for each pixel
 
 
 cdef struct LinePart:
@@ -200,7 +201,7 @@ cdef class Line(Packer):
         self.count = self.across + self.reach // (TILE * self.step_w) + 1
         # What is transformed is whole vectors, hence the slack behind a row.
         self.quads = (self.C_group + QUAD - 1) // QUAD
-        self.comb = (self.quads * self.count * QUAD + 31) // 16 * 16
+        self.comb = (min(self.quads, COMB_QUADS) * self.count * QUAD + 31) // 16 * 16
         self.quad_step = (self.step_h * self.slots * self.across * QUAD + 31) // 16 * 16
         self.v_step = self.quads * self.quad_step
         self.place = <Py_ssize_t*> malloc(self.count * TILE * self.step_w * sizeof(Py_ssize_t))
@@ -307,36 +308,48 @@ cdef class Line(Packer):
 
     cdef void transform_rows(self, const real* x, const real* end, Py_ssize_t row, Py_ssize_t rows,
                              Py_ssize_t column, real* v, real* comb) noexcept nogil:
-        """Rows of one group, transformed: [plane, quad, row % step_h, row // step_h, tile, QUAD]."""
-        cdef Py_ssize_t length = self.across * QUAD, quad = self.count * QUAD
+        """Rows of one group, transformed: [plane, quad, row % step_h, row // step_h, tile, QUAD].
+
+        A few quads of all rows, then the next: rows share lines of v, which meet in L1.
+        """
+        cdef Py_ssize_t line = self.W * self.C, quad = self.count * QUAD
         cdef Py_ssize_t before = max(0, -column), first = max(0, column)
         cdef Py_ssize_t pixels = max(0, min(self.W, column + self.count * TILE * self.step_w) - first)
-        cdef Py_ssize_t r, i, j, c, e
+        cdef Py_ssize_t c0 = 0, r, i, c
+        cdef const real* from_x
         cdef real* to
-        cdef const LinePart* part
         memset(comb, 0, TILE * self.step_w * self.comb * sizeof(real))  # what lies outside stays so
-        x += first * self.C
-        for r in range(self.step_h):  # in the order of their places: each spoils a vector behind it
-            i = r
-            while i < rows:
-                to = v + (r * self.slots + i // self.step_h) * length
-                if 0 <= row + i < self.H:
-                    if row + i + self.step_h < self.H:
-                        fetch_row(x + (row + i + self.step_h) * self.W * self.C, pixels * self.C)
-                    comb_row(x + (row + i) * self.W * self.C, self.C, self.C_group, end, pixels,
-                             self.place + before, comb, quad)
-                for e in range(self.part_count):
-                    part = &self.parts[e]
-                    for c in range(self.quads):
-                        if 0 <= row + i < self.H:
-                            line_in_of(
-                                self.pairs, part.kind, &self.table, comb + c * quad, part.read, length,
-                                to + part.plane * self.v_step + c * self.quad_step, self.v_step)
-                        else:
-                            for j in range(part.plane, part.plane + 2 * self.pairs + part.kind):
-                                memset(to + j * self.v_step + c * self.quad_step, 0,
-                                       length * sizeof(real))
-                i += self.step_h
+        x += row * line + first * self.C
+        while c0 < self.quads:
+            for r in range(self.step_h):  # in the order of their places: each spoils a vector behind it
+                i = r
+                while i < rows:
+                    if 0 <= row + i < self.H:
+                        from_x = x + i * line + c0 * QUAD
+                        # Of wider pixels, each pass reads a line: the hardware follows that better.
+                        if self.C <= COMB_QUADS * QUAD and row + i + self.step_h < self.H:
+                            fetch_row(from_x + self.step_h * line, pixels * self.C)
+                        comb_row(from_x, self.C, min(self.C_group - c0 * QUAD, COMB_QUADS * QUAD), end,
+                                 pixels, self.place + before, comb, quad)
+                    to = v + (r * self.slots + i // self.step_h) * self.across * QUAD
+                    for c in range(c0, min(c0 + COMB_QUADS, self.quads)):
+                        self.transform_quad(0 <= row + i < self.H, comb + (c - c0) * quad,
+                                            to + c * self.quad_step)
+                    i += self.step_h
+            c0 += COMB_QUADS
+
+    cdef void transform_quad(self, bint inside, const real* comb, real* to) noexcept nogil:
+        """A row of a quad by all parts; outside the image, zeros."""
+        cdef Py_ssize_t length = self.across * QUAD, e, j
+        cdef const LinePart* part
+        for e in range(self.part_count):
+            part = &self.parts[e]
+            if inside:
+                line_in_of(self.pairs, part.kind, &self.table, comb, part.read, length,
+                           to + part.plane * self.v_step, self.v_step)
+            else:
+                for j in range(part.plane, part.plane + 2 * self.pairs + part.kind):
+                    memset(to + j * self.v_step, 0, length * sizeof(real))
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
