@@ -39,6 +39,10 @@ LAYERS = [
     Conv("writes-beyond-caches", (5, 86, 87, 60), (3, 3), 60, {"padding": 1, "stride": 2}),
     Conv("last-layers", (8, 7, 7, 130), (3, 3), 130, {"padding": 1}),
     Conv("narrow", (2, 64, 65, 3), (3, 3), 9, {"padding": "same"}),
+    *(Conv(f"repeated-{KH}x{KW}", (2, 15, 22, C), (KH, KW), K, {"padding": "same", "stride": stride})
+      for KH, KW, C, K, stride in (
+          (3, 3, 3, 24, 1), (3, 3, 5, 20, 2), (5, 5, 7, 35, 1), (5, 5, 10, 20, 2), (1, 3, 17, 51, 1),
+          (3, 1, 9, 18, 1), (1, 7, 3, 24, 1), (7, 1, 3, 12, 2))),
     Conv("wide-image", (1, 3, 300, 17), (2, 4), 34, {"stride": (1, 2)}),
     Conv("stride-over-kernel", (2, 20, 21, 33), (2, 2), 33, {"stride": 3}),
     Conv("more-padding-than-kernel", (1, 5, 6, 19), (2, 2), 38, {"padding": ((4, 3), (5, 3))}),

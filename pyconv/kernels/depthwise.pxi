@@ -7,7 +7,8 @@
 # Where they cannot, a work item, a band of output rows of one image, copies the input rows that it
 # needs, padded, into its thread's workspace. With C_out / C_in = m > 1, output channel o reads input
 # channel o // m. Then the copy repeats each channel m times for y and dw; for dx, which sums m products
-# a tap, it splits the channels of dy into m planes a pixel. Its pixels are whole vectors.
+# a tap, it splits the channels of dy into m planes a pixel. Its pixels are whole vectors. Where vectors
+# can be made in registers, from half of one, y reads a padded copy of x as it is: it is m times smaller.
 
 from math import gcd as _gcd
 
@@ -18,6 +19,10 @@ cdef extern from *:
     """
     /* Lanes of a, then of b, picked by index. */
     #define shuffle_two(a, b, index) __builtin_shuffle((a), (b), (index))
+
+    /* What a tile reads: pixels that are all INSIDE, or pixels of which some may be zeros outside the
+       image, at an EDGE; or a few numbers of which the lanes are PICKED. */
+    enum { INSIDE, EDGE, PICKED };
     """
     vec shuffle_two(vec a, vec b, ivec index) noexcept nogil
 
@@ -80,6 +85,27 @@ cdef void pick_pixels_of(const real* x, Py_ssize_t step, const real* end, Py_ssi
         memcpy(to + p * C, x + p * step, C * sizeof(real))
 
 
+cdef inline inlined pick_channels(
+    const Py_ssize_t split, const real* x, Py_ssize_t C, Py_ssize_t safe, const real* end,
+    Py_ssize_t pixels, const ivec* lane, real* to, Py_ssize_t pixel,
+) noexcept nogil:
+    """One vector of each pixel, of lanes of `split` vectors; those of `safe` pixels end before `end`."""
+    cdef Py_ssize_t p, i
+    cdef vec a
+    for p in range(min(safe, pixels)):
+        a = vec_set(0)
+        for i in range(split):
+            a = shuffle_two(a, (<const vec*> (x + i * VL))[0], lane[i])
+        (<vec*> to)[0] = a
+        x, to = x + C, to + pixel
+    for p in range(max(0, safe), pixels):
+        a = vec_set(0)
+        for i in range(split):
+            a = shuffle_two(a, load_until(x + i * VL, end), lane[i])
+        (<vec*> to)[0] = a
+        x, to = x + C, to + pixel
+
+
 cdef inline void clear(real* to, Py_ssize_t count) noexcept nogil:
     """`count` zeros, and fewer than VL behind them."""
     cdef Py_ssize_t i = 0
@@ -111,6 +137,8 @@ cdef class Depthwise:
     cdef Py_ssize_t top, left, span_h, span_w  # reach of the taps
     cdef Py_ssize_t band, bands, items, taps
     cdef bint flat                             # vectors lie along rows
+    cdef bint moves_back                       # a copy's last vector, as that of the outputs
+    cdef bint picks                            # tiles repeat the channels, not the copy
     cdef Py_ssize_t planes, plane              # flat: of a row's copy, each of every `planes`-th pixel
     cdef Py_ssize_t pixel, line, area          # elements of a pixel, a row and all of a copy
     cdef Py_ssize_t* offset                    # of each tap in the copy
@@ -146,7 +174,7 @@ cdef class Depthwise:
         self.span_w = max(w for _, w in reach) - self.left + 1
         self.scratch, self.zeros = Workspace(), Workspace()
         self.flat = flat
-        self.pixel = self.C if flat else self.split * self.width
+        self.pixel = self.C if flat or self.picks else self.split * self.width
         if flat:    # so many vectors on, lanes hold the same channels again
             self.vectors = channels // _gcd(channels, VL)
         self.planes = self.step_w if flat else 1
@@ -203,17 +231,20 @@ cdef class Depthwise:
 
     cdef find_lanes(self):
         """Channel c of plane s is number (c * split) // repeat + s of its pixel."""
-        cdef Py_ssize_t u, i, j, number
+        cdef Py_ssize_t u, i, j, c, number
         cdef Py_ssize_t count = self.split * self.vectors
         self.place = <Py_ssize_t*> malloc(count * sizeof(Py_ssize_t))
         self.lane = <whole*> malloc(count * self.split * VL * sizeof(whole))
         if self.place == NULL or self.lane == NULL:
             raise MemoryError()
         for u in range(count):
-            self.place[u] = u % self.vectors * VL * self.split // self.repeat
+            c = u % self.vectors * VL
+            if self.moves_back:
+                c = vector_place(u % self.vectors, self.channels)
+            self.place[u] = c * self.split // self.repeat
             for i in range(self.split):
                 for j in range(VL):
-                    number = (u % self.vectors * VL + j) * self.split // self.repeat
+                    number = (c + j) * self.split // self.repeat
                     number += u // self.vectors - self.place[u]
                     self.lane[(u * self.split + i) * VL + j] = (
                         VL + number % VL if number // VL == i else j)
@@ -254,16 +285,13 @@ cdef class Depthwise:
 
     cdef void copy_pixels(self, const real* x, const real* end, real* to,
                           Py_ssize_t pixels) noexcept nogil:
-        cdef Py_ssize_t u, p, i, safe, C = self.C, split = self.split, count = split * self.vectors
+        cdef Py_ssize_t u, safe, C = self.C, split = self.split, count = split * self.vectors
         cdef const ivec* lane = <const ivec*> self.lane
         cdef Py_ssize_t pixel = self.pixel
-        cdef const real* source
-        cdef real* place
-        cdef vec a
         if self.flat and self.planes > 1:
             pick_pixels_of(x, self.planes * self.C, end, pixels, to, self.C)
             return
-        if self.flat:
+        if self.flat or self.picks:
             memcpy(to, x, pixels * self.C * sizeof(real))
             return
         if self.channels == self.C:
@@ -272,12 +300,8 @@ cdef class Depthwise:
         # Pixels of which all vectors end before the array does.
         safe = (end - x - self.place[count - 1] - split * VL + self.C) // self.C
         for u in range(count):
-            source, place = x + self.place[u], to + u * VL
-            for p in range(pixels):
-                a = vec_set(0)
-                for i in range(split):
-                    a = shuffle_two(a, (<const vec*> (source + i * VL))[0] if p < safe
-                                    else load_until(source + i * VL, end), lane[i])
-                (<vec*> place)[0] = a
-                source, place = source + C, place + pixel
+            if split == 1:
+                pick_channels(1, x + self.place[u], C, safe, end, pixels, lane, to + u * VL, pixel)
+            else:
+                pick_channels(split, x + self.place[u], C, safe, end, pixels, lane, to + u * VL, pixel)
             lane = lane + split

@@ -70,12 +70,16 @@ cdef class DepthwiseGather(Depthwise):
             rows = {h for h, _, _ in phases[0][1]}
             if len(rows) in (3, 5) and max(rows) - min(rows) == len(rows) - 1:
                 self.flat_rows = len(rows)
+        self.picks = PICKS and source[3] < target[3]
         self.patches = split == 1 and target[3] >= VL and all(
             [patch_of(of_phase, step) for _, of_phase in phases])
+        if self.picks and not PATCH_PICKS(len(phases[0][1])):
+            self.patches = False
         reach = [tap[:2] for _, of_phase in phases for tap in of_phase]
         self.narrow = self.patches and self.crowds(source[3], reach, step)
         flat = (not self.patches and stride[1] == 1 and target[3] % VL != 0
                 and source[3] == target[3] < (2 * VL if step[1] == 1 else VL))
+        self.moves_back = not flat  # aligned vectors are read faster
         self.prepare(source, target[3], outputs, step, reach, flat)
         self.copies = flat or source[3] != target[3] or target[3] < VL
         self.inside = (flat and self.planes == 1 and min(self.top, self.left) >= 0
@@ -285,6 +289,7 @@ cdef class DepthwiseGather(Depthwise):
         cdef bint edge = False
         cdef const real* b
         s.row, s.none, s.relu, s.step_w, s.W = row, self.none, relu, self.step_w, self.W
+        s.lanes = NULL
         s.x_step, s.y_step = self.step_w * self.C, self.stride_w * self.channels
         s.y_row = self.stride_h * taps.apart * self.TW * self.channels
         if self.copies:     # which are padded
@@ -300,6 +305,8 @@ cdef class DepthwiseGather(Depthwise):
                 if self.flat:
                     total = (self.TW * self.channels - c + next - 1) // next
                 b = packed + v * (1 + self.taps) * VL
+                if self.picks:
+                    s.lanes = <const ivec*> self.lane + v
                 i, end = first, min(first + TILE_COLUMNS, total)
                 while i < end:
                     if end - i == 3 and i > 0:  # moved back rather than cut
@@ -309,6 +316,8 @@ cdef class DepthwiseGather(Depthwise):
                     s.at, s.channel, s.column = x_at + i * s.x_step + c, c, w
                     if self.copies:
                         s.column = 0
+                        if not self.flat:
+                            s.at += (self.place[v] if self.picks else v * VL) - c
                     else:
                         edge = w < 0 or w + (count - 1) * self.step_w + reach >= self.W
                     self.run_tile(rows, count, edge, taps, &s, b, b + (1 + taps.first) * VL,
@@ -344,9 +353,11 @@ cdef class DepthwiseGather(Depthwise):
         cdef const DepthwiseTaps* taps = &self.of_phase[p]
         cdef DepthwisePatch s
         cdef Py_ssize_t last = min(end, phase.rows), rows
-        s.pixel, s.W, s.left = self.C, self.W, taps.left
+        s.pixel, s.last, s.W, s.left = self.C, self.channels - VL, self.W, taps.left
         if self.copies:  # and padded: columns count from the copy's first
-            s.pixel, s.W, s.left = self.pixel, self.line // self.pixel, taps.left - self.left
+            s.pixel, s.last = self.pixel, self.width - VL
+            s.W, s.left = self.line // self.pixel, taps.left - self.left
+        s.place, s.lanes = self.place, <const ivec*> self.lane if self.picks else NULL
         s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
         s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
         s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL

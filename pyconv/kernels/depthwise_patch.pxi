@@ -36,15 +36,21 @@ cdef extern from *:
         const real* zeros;         /* a pixel; what columns outside 0 .. W - 1 hold */
         Py_ssize_t W, pixel, left; /* input columns, what lies between them, and the first of output 0 */
         Py_ssize_t y_row, y_step;  /* between outputs */
-        Py_ssize_t channels, vectors;
+        Py_ssize_t channels, vectors, last;  /* of outputs; where the last vector of a pixel lies */
         Py_ssize_t record, taps;   /* between the weights of vectors; to those of the first tap */
         Py_ssize_t down, width;    /* to the input's next rows; outputs in a row, or 0 not to fetch */
         Py_ssize_t y_ahead;        /* from outputs to those that are fetched meanwhile, or 0 */
         int streams, relu;         /* streams: past the caches */
+        const Py_ssize_t* place;   /* in a pixel, of what each vector is picked from, */
+        const ivec* lanes;         /* and of its lanes; NULL where vectors are read as they are */
     } depthwise_patch;
 
+    /* Whether lanes are picked for patches of so many taps; for others the tile does it. */
+    #define PATCH_PICKS(taps) ((taps) > 1 && (taps) % 2 == 1)
+
     /* The first channel of vector v. The last vector is moved back rather than cut. */
-    #define PATCH_CHANNEL(s, v) ((v) * VL < (s)->channels - VL ? (v) * VL : (s)->channels - VL)
+    #define PATCH_PLACE(last, v) ((v) * VL < (last) ? (v) * VL : (last))
+    #define PATCH_CHANNEL(s, v) PATCH_PLACE((s)->channels - VL, v)
 
     /* From what a patch at `column` of `width` reads to what the one after the next will; at the end of
        the rows, what the first ones of those `down` will. */
@@ -68,20 +74,22 @@ cdef extern from *:
     }
 
     /* y = b + sum over columns of taps, then rows of taps, of x * w, of V vectors from v on and from
-       output `column` on. Only at an `edge` do its taps leave the image. In C, because GCC unrolls
+       output `column` on. Only at an EDGE do its taps leave the image. In C, because GCC unrolls
        Cython's loops only in part, and sums that it indexes do not stay in registers. */
     static inline __attribute__((always_inline)) void depthwise_patch_vectors(
-            const int V, const int R, const int J, const int edge, const int KH, const int KW,
+            const int V, const int R, const int J, const int reads, const int KH, const int KW,
             const int step, const depthwise_patch* s, const real* const* row, Py_ssize_t w, Py_ssize_t v,
             const real* weights, real* y) {
         const int height = (R - 1) * step + KH, width = (J - 1) * step + KW;
         const real* tap = weights + v * s->record + s->taps;
-        Py_ssize_t at = w * s->pixel, c[PATCH_VECTORS];
+        Py_ssize_t at = w * s->pixel, c[PATCH_VECTORS], place[PATCH_VECTORS];
         vec acc[PATCH_VECTORS][4][PATCH_COLUMNS];
+        ivec lanes[PATCH_VECTORS];
         _Pragma("GCC unroll 2")
         for (int u = 0; u < V; u++) {
             const vec bias = *(const vec*) (weights + (v + u) * s->record);
-            c[u] = PATCH_CHANNEL(s, v + u);
+            c[u] = PATCH_CHANNEL(s, v + u), place[u] = PATCH_PLACE(s->last, v + u);
+            if (reads == PICKED) place[u] = s->place[v + u], lanes[u] = s->lanes[v + u];
             _Pragma("GCC unroll 4")
             for (int r = 0; r < R; r++)
                 _Pragma("GCC unroll 4")
@@ -90,14 +98,15 @@ cdef extern from *:
         PATCH_HERE(tap);
         _Pragma("GCC unroll 16")
         for (int j = 0; j < width; j++, at += s->pixel) {
-            const int inside = !edge || (size_t) (w + j) < (size_t) s->W;
+            const int inside = reads != EDGE || (size_t) (w + j) < (size_t) s->W;
             PATCH_HERE(at);
             _Pragma("GCC unroll 2")
             for (int u = 0; u < V; u++) {
                 vec x[8];
                 _Pragma("GCC unroll 8")
                 for (int i = 0; i < height; i++) {
-                    x[i] = *(const vec*) ((inside ? row[i] + at : s->zeros) + c[u]);
+                    const real* p = (inside ? row[i] + at : s->zeros) + place[u];
+                    x[i] = reads == PICKED ? pick_lanes(p, lanes[u]) : *(const vec*) p;
                     KEEP(x[i]);
                 }
                 _Pragma("GCC unroll 4")
@@ -145,7 +154,7 @@ cdef extern from *:
 
     /* The same of all vectors. */
     static inline __attribute__((always_inline)) void depthwise_patch_tile(
-            const int R, const int J, const int edge, const int KH, const int KW, const int step,
+            const int R, const int J, const int reads, const int KH, const int KW, const int step,
             const depthwise_patch* s, const real* const* row, Py_ssize_t column, const real* weights,
             real* y) {
         const int V = R == 1 ? PATCH_VECTORS : 1, height = (R - 1) * step + KH;
@@ -154,12 +163,12 @@ cdef extern from *:
         Py_ssize_t v = 0;
         y += column * s->y_step;
         for (; v + V <= s->vectors; v += V) {
-            const Py_ssize_t at = PATCH_CHANNEL(s, v) + w * s->pixel;
+            const Py_ssize_t at = PATCH_PLACE(s->last, v) + w * s->pixel;
             if (s->width) PATCH_FETCH(R * step, height, J * step)
-            depthwise_patch_vectors(V, R, J, edge, KH, KW, step, s, row, w, v, weights, y);
+            depthwise_patch_vectors(V, R, J, reads, KH, KW, step, s, row, w, v, weights, y);
         }
         if (V > 1 && v < s->vectors)
-            depthwise_patch_vectors(1, R, J, edge, KH, KW, step, s, row, w, v, weights, y);
+            depthwise_patch_vectors(1, R, J, reads, KH, KW, step, s, row, w, v, weights, y);
     }
 
     /* Whether taps of outputs from `column` on leave the image. */
@@ -177,19 +186,24 @@ cdef extern from *:
         const real* row[8];
         _Pragma("GCC unroll 8")
         for (int i = 0; i < (R - 1) * step + KH; i++) row[i] = s.row[i];
+        #define PATCH(J, reads) \\
+            depthwise_patch_tile(R, J, reads, KH, KW, step, &s, row, column, weights, y)
+        const int picks = PICKS && PATCH_PICKS(KH * KW) && s.lanes;
         while (column < end) {
-            if (end - column == 1 || end < PATCH_COLUMNS) {
-                depthwise_patch_tile(R, 1, 1, KH, KW, step, &s, row, column, weights, y);
-                column++;
-                continue;
-            }
-            if (column > end - PATCH_COLUMNS) column = end - PATCH_COLUMNS;
-            if (patch_at_edge(&s, column, PATCH_COLUMNS, KW, step))
-                depthwise_patch_tile(R, PATCH_COLUMNS, 1, KH, KW, step, &s, row, column, weights, y);
+            const int one = end - column == 1 || end < PATCH_COLUMNS;
+            if (!one && column > end - PATCH_COLUMNS) column = end - PATCH_COLUMNS;
+            if (picks) {
+                if (one) PATCH(1, PICKED);
+                else PATCH(PATCH_COLUMNS, PICKED);
+            } else if (one)
+                PATCH(1, EDGE);
+            else if (patch_at_edge(&s, column, PATCH_COLUMNS, KW, step))
+                PATCH(PATCH_COLUMNS, EDGE);
             else
-                depthwise_patch_tile(R, PATCH_COLUMNS, 0, KH, KW, step, &s, row, column, weights, y);
-            column += PATCH_COLUMNS;
+                PATCH(PATCH_COLUMNS, INSIDE);
+            column += one ? 1 : PATCH_COLUMNS;
         }
+        #undef PATCH
     }
 
     #define PATCH_SHAPE(KH, KW, step) (100 * (KH) + 10 * (KW) + (step))
@@ -219,11 +233,15 @@ cdef extern from *:
     }
     """
     const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS, PATCH_VECTORS
+    bint PATCH_PICKS(Py_ssize_t taps) noexcept nogil
     ctypedef struct DepthwisePatch "depthwise_patch":
         const real** row
         const real* zeros
-        Py_ssize_t W, pixel, left, y_row, y_step, channels, vectors, record, taps, down, width, y_ahead
+        Py_ssize_t W, pixel, left, y_row, y_step, channels, vectors, last, record, taps, down, width
+        Py_ssize_t y_ahead
         bint streams, relu
+        const Py_ssize_t* place
+        const ivec* lanes
     void depthwise_patches_of(
         Py_ssize_t rows, Py_ssize_t shape, const DepthwisePatch* s, Py_ssize_t column, Py_ssize_t end,
         const real* weights, real* y) noexcept nogil

@@ -32,23 +32,25 @@ cdef extern from *:
         Py_ssize_t x_step, y_row, y_step;   /* between outputs */
         Py_ssize_t W, column, step_w, channel;  /* of the image: its columns, and where `at` is */
         int streams, relu;          /* streams: past the caches */
+        const ivec* lanes;          /* of what is read, where channels repeat, or NULL */
     } depthwise_place;
 
     /* y = b + sum over columns of taps, then classes, then rows of taps, of x * w. In C, because GCC
-       unrolls Cython's loops only in part, and sums that it indexes do not stay in registers. At an
-       `edge` columns may lie outside the image, and read zeros. */
+       unrolls Cython's loops only in part, and sums that it indexes do not stay in registers. */
     static inline __attribute__((always_inline)) void depthwise_tile(
-            const int R, const int J, const int edge, const depthwise_taps* taps,
+            const int R, const int J, const int reads, const depthwise_taps* taps,
             const depthwise_place* s, const real* b, const real* w, real* y) {
         vec acc[TILE_ROWS * TILE_COLUMNS], wv[TILE_ROWS], v[TILE_COLUMNS];
         const real* const* row[TILE_COLUMNS];
         Py_ssize_t at[TILE_COLUMNS];
+        const ivec lanes = reads == PICKED ? *s->lanes : (ivec) {0};
         /* The next row of the input, for the sums of rows `from` to `to`: output row r takes weight
            r - shift of those in registers. */
         #define TILE_INPUT(from, to, shift) { \\
             _Pragma("GCC unroll 4") \\
             for (int j = 0; j < J; j++) { \\
-                v[j] = *(const vec*) (row[edge ? j : 0][i] + at[j]); \\
+                const real* p = row[reads == EDGE ? j : 0][i] + at[j]; \\
+                v[j] = reads == PICKED ? pick_lanes(p, lanes) : *(const vec*) p; \\
                 KEEP(v[j]); \\
             } \\
             i += taps->down_class; \\
@@ -56,7 +58,10 @@ cdef extern from *:
             for (int r = 0; r < R; r++) \\
                 _Pragma("GCC unroll 4") \\
                 for (int j = 0; j < J; j++) \\
-                    if (r >= (from) && r < (to)) acc[r * J + j] += wv[r - (shift)] * v[j]; \\
+                    if (r >= (from) && r < (to)) { \\
+                        acc[r * J + j] += wv[r - (shift)] * v[j]; \\
+                        if ((to) - (from) == 1) KEEP(acc[r * J + j]);  /* not after all loads */ \\
+                    } \\
         }
         #define TILE_WEIGHT { \\
             _Pragma("GCC unroll 4") \\
@@ -73,7 +78,8 @@ cdef extern from *:
                 const Py_ssize_t column = s->column + j * s->step_w + t * taps->across;
                 row[j] = s->row;
                 at[j] = s->at + taps->offset[t] + j * s->x_step;
-                if (edge && (size_t) column >= (size_t) s->W) row[j] = s->none, at[j] = s->channel;
+                if (reads == EDGE && (size_t) column >= (size_t) s->W)
+                    row[j] = s->none, at[j] = s->channel;
             }
             for (Py_ssize_t p = 0; p < taps->classes; p++) {
                 const Py_ssize_t T = taps->least + (p < taps->more);
@@ -128,17 +134,24 @@ cdef extern from *:
     static __attribute__((noinline)) void depthwise_tile_of(
             Py_ssize_t rows, Py_ssize_t columns, int edge, const depthwise_taps* taps,
             const depthwise_place* s, const real* b, const real* w, real* y) {
-        #define TILE(R, J, edge) case 10 * R + (edge ? J : 0): \\
-            depthwise_tile(R, J, edge, taps, s, b, w, y); \\
-            return
-        switch (10 * rows + (edge || columns < TILE_COLUMNS ? columns : 0)) {
-            TILE(4, TILE_COLUMNS, 0); TILE(4, TILE_COLUMNS, 1); TILE(4, 1, 1);
-            TILE(2, TILE_COLUMNS, 0); TILE(2, TILE_COLUMNS, 1); TILE(2, 1, 1);
-            TILE(1, TILE_COLUMNS, 0); TILE(1, TILE_COLUMNS, 1); TILE(1, 1, 1);
+        const int reads = s->lanes ? PICKED : edge || columns < TILE_COLUMNS ? EDGE : INSIDE;
+        #define TILE(R, J, reads) case 100 * (R) + 10 * (J) + (reads): \\
+            depthwise_tile(R, J, reads, taps, s, b, w, y); \\
+            return;
+        #define TILES(J, reads) TILE(4, J, reads) TILE(2, J, reads) TILE(1, J, reads)
+        switch (100 * rows + 10 * columns + reads) {
+            TILES(TILE_COLUMNS, INSIDE) TILES(TILE_COLUMNS, EDGE) TILES(1, EDGE)
         #if TILE_COLUMNS > 2
-            TILE(4, 2, 1); TILE(2, 2, 1); TILE(1, 2, 1);
+            TILES(2, EDGE)
+        #endif
+        #if PICKS
+            TILES(TILE_COLUMNS, PICKED) TILES(1, PICKED)
+        #if TILE_COLUMNS > 2
+            TILES(2, PICKED)
+        #endif
         #endif
         }
+        #undef TILES
         #undef TILE
     }
     """
@@ -153,6 +166,7 @@ cdef extern from *:
         const real** none
         Py_ssize_t at, x_step, y_row, y_step, W, column, step_w, channel
         bint streams, relu
+        const ivec* lanes
     void depthwise_tile_of(
         Py_ssize_t rows, Py_ssize_t columns, bint edge, const DepthwiseTaps* taps,
         const DepthwisePlace* s, const real* b, const real* w, real* y) noexcept nogil

@@ -191,6 +191,19 @@ cdef extern from *:
         return first_halves(*(const vec*) p, *(const vec*) q);
     #endif
     }
+    /* Lanes of half a vector at p, picked by number: of wider ones more would cross lines of the cache.
+       Without AVX2 there is no instruction for it. */
+    #define PICKS (VEC_BYTES > 16)
+    static inline __attribute__((always_inline)) vec pick_lanes(const real* p, ivec lanes) {
+    #if defined(__AVX512F__)
+        return __builtin_shuffle(
+            (vec) _mm512_castpd256_pd512(_mm256_loadu_pd((const double*) p)), lanes);
+    #elif defined(__AVX__)
+        return __builtin_shuffle((vec) _mm256_castps128_ps256(_mm_loadu_ps((const float*) p)), lanes);
+    #else
+        return __builtin_shuffle(*(const vec*) p, lanes);
+    #endif
+    }
     /* Lanes of a (0 to VL - 1) and b (from VL on). */
     static inline __attribute__((always_inline)) vec vec_pick(vec a, vec b, ivec lanes) {
         return __builtin_shuffle(a, b, lanes);
@@ -271,6 +284,7 @@ cdef extern from *:
     const Py_ssize_t BLOCK
     void transpose_block(const real** from_, Py_ssize_t at, real* to, Py_ssize_t plane) noexcept nogil
     vec load_halves(const real* p, const real* q) noexcept nogil
+    const bint PICKS
     vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil
