@@ -32,6 +32,9 @@ cdef double gather_cycles(tuple rows_of, bint back) except -1:
     row = min(share * (cycle_cycles(K, C, groups, columns, phases) + copy),
               other_cycles(K, C, columns, step, phases, inside, share,
                            share_summed(columns, step[1], phases, source[2], rows, share)))
+    if not back and K > CYCLE_CHANNELS and source[0] >= TILE_1 and rows * columns <= FEW_OUTPUTS:
+        row = min(row, images_cycles(K, C, columns, len(heights) * share * share_inside(
+            widths, columns, step[1], source[2])) + copy_cycles(C, columns, step))
     weights = len(heights) * C * K
     return groups * (source[0] * rows * row
                      + weights * (6 if K <= CYCLE_CHANNELS else 1.35 if back else 0.36))
@@ -73,6 +76,12 @@ cdef double other_cycles(K, C, columns, step, list phases, bint inside, double s
         taps * C * summed * (0.63 * columns + (2 if far else 1.25) * ((columns + 11) // 12))
         + 9.5 * outputs
     ) + (0 if inside else copy_cycles(C, columns, step))
+
+
+cdef double images_cycles(K, C, columns, double taps) except -1:
+    """The same of images with few outputs, by tiles of several: each output sums its own `taps`."""
+    return (K + 15) // 16 * columns * (
+        taps * C * (0.63 + (2 if taps * C * 128 > FAR_BYTES else 1.25) / TILE_1) + 9.5)
 
 
 cdef double cycle_cycles(K, C, groups, columns, list phases) except -1:

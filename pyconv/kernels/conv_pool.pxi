@@ -415,7 +415,7 @@ cdef class ConvPoolPlan:
         while q < q1:
             for c in range(self.gather.chunks):
                 self.gather.run_rows(
-                    x + n * self.H * self.W * self.C, packed, b, False, image, scratch,
+                    x + n * self.H * self.W * self.C, packed, b, False, image, scratch, 1,
                     q, min(self.gather.band, q1 - q), c * self.gather.chunk,
                     min((c + 1) * self.gather.chunk, self.gather.blocks))
             q += self.gather.band

@@ -6,7 +6,8 @@
 #
 # A work item is a band of output rows of one image, for a range of channel blocks. It copies the
 # input rows that it needs, padded, into its thread's workspace (they stay in L2), unless all taps lie
-# inside the image: then it reads in place.
+# inside the image: then it reads in place. Of images with few outputs, an item of y has several: the
+# pixels of a tile are the same one of each, so that more of them share the weights that it reads.
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -24,6 +25,7 @@ cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
     TAPS_BYTES = 262_144    # of weights that all tiles take before the next ones: likewise
+    FEW_OUTPUTS = 36        # of an image: its own pixels fill tiles badly
 
 
 cdef tuple in_rows(tuple shape):
@@ -52,7 +54,8 @@ cdef class Gather(Packer):
         What lies outside the input takes no part. Otherwise it is zeros: the same, unless a weight
         is infinite or NaN, since 0 * infinity is NaN.
     flat : bool
-        Whether pixels that do not know their neighbours may be cut into rows anew.
+        Whether pixels that do not know their neighbours may be cut into rows anew, and tiles take pixels
+        of several images.
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, TC, groups, C_group, K_group
     cdef Py_ssize_t step_h, step_w, stride_h, stride_w
@@ -61,6 +64,7 @@ cdef class Gather(Packer):
     cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
     cdef Py_ssize_t rows_read                      # bits: which of step_h rows they read
     cdef Py_ssize_t band, bands, chunk, chunks, rows, columns
+    cdef Py_ssize_t images, image                  # of an item; elements of the copy of one
     cdef Py_ssize_t pixel, line                    # elements of a pixel, a row of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
@@ -115,7 +119,7 @@ cdef class Gather(Packer):
             for h, w, index in sorted(taps):
                 self.tap_h[t], self.tap_w[t], self.tap_index[t] = h, w, index
                 t += 1
-        self.cut()
+        self.cut(flat)
         self.find_runs()
         self.few = (not self.wide and not self.cycle and not clips
                     and min(self.N * self.rows * self.columns, self.outputs) <= TILE_1)
@@ -126,7 +130,7 @@ cdef class Gather(Packer):
         free(self.spans)
         free(self.runs)
 
-    cdef cut(self):
+    cdef cut(self, bint flat):
         """Choose channel blocks, and the work items: by shape alone, so that sums never move."""
         cdef Py_ssize_t p, t, work = 0
         taps = [(self.tap_h[t], self.tap_w[t]) for t in range(self.tap_count)] or [(0, 0)]
@@ -152,6 +156,8 @@ cdef class Gather(Packer):
                          and bottom <= self.H and right <= self.W)
         self.band, self.chunks = max(1, self.rows), 1
         width = (self.columns - 1) * self.step_w + self.span_w
+        self.images = self.images_of(self.band_rows() * width * self.C) if flat else 1
+        self.in_place = self.in_place and self.images == 1
         # Every band reads all weights. Where they do not stay in L2, bands are better large, and items
         # more by chunks of channels, each of which copies the band.
         far = (self.tap_count * self.C_group * self.TC * <Py_ssize_t> sizeof(real) > 4 * BAND_BYTES
@@ -169,7 +175,7 @@ cdef class Gather(Packer):
         self.bands = (self.rows + self.band - 1) // self.band
         self.chunk = (self.blocks + self.chunks - 1) // self.chunks
         self.chunks = (self.blocks + self.chunk - 1) // self.chunk
-        self.items = self.N * self.bands * self.chunks
+        self.items = (self.N + self.images - 1) // self.images * self.bands * self.chunks
         if self.in_place:
             self.pixel, self.line = self.C, self.W * self.C
             self.area = 0
@@ -179,7 +185,18 @@ cdef class Gather(Packer):
             # The last vectors of a row reach past its end.
             self.plane = (self.span_w - 1) // self.step_w + (self.columns + 4 * VL) // VL * VL
             self.line = self.pixel * (self.step_w * self.plane if self.wide else width)
-            self.area = (self.band_rows() * self.line + 15) // 16 * 16
+            self.image = (self.band_rows() * self.line + 15) // 16 * 16
+            if self.images > 1:
+                self.image |= 16  # an odd number of lines: one place of L1 has no room for 12 images
+            self.area = self.images * self.image
+
+    cdef Py_ssize_t images_of(self, Py_ssize_t image):
+        """How many images of so many numbers an item has."""
+        cdef Py_ssize_t most = min(TILE_1, 2 * BAND_BYTES // (image * <Py_ssize_t> sizeof(real)))
+        if (self.clips or self.wide or self.cycle or most < 4 or self.N < TILE_1
+                or self.rows * self.columns > FEW_OUTPUTS or self.outputs < PY_SSIZE_T_MAX):
+            return 1
+        return even_part(self.N, most)
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h
@@ -196,7 +213,8 @@ cdef class Gather(Packer):
                 > (most if self.copies_little() else 4 * BAND_BYTES))
 
     cdef bint too_few_items(self):
-        cdef Py_ssize_t items = self.N * ((self.rows + self.band - 1) // self.band) * self.chunks
+        cdef Py_ssize_t bands = (self.N // self.images) * ((self.rows + self.band - 1) // self.band)
+        cdef Py_ssize_t items = bands * self.chunks
         return too_few(items, ITEMS if self.copies_little() else ITEMS // 4, self.work)
 
     cdef find_runs(self):
@@ -211,7 +229,8 @@ cdef class Gather(Packer):
             cut = []
             if not (self.in_place or self.wide or self.cycle):
                 cut = cut_columns(columns, self.phases[p].columns, self.step_w, self.W, self.band,
-                                  share_inside(rows, self.phases[p].rows, self.step_h, self.H))
+                                  share_inside(rows, self.phases[p].rows, self.step_h, self.H),
+                                  self.images > 1)
             self.phases[p].spans = len(cut)
             for first, last, a, b, upright in [
                     (0, self.phases[p].columns, 0, len(columns), False), *cut]:
@@ -303,23 +322,24 @@ cdef class Gather(Packer):
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
-        """One band of output rows of one image, for one range of channel blocks."""
+        """One band of output rows of one image, or some images, for one range of channel blocks."""
         # Items that share weights follow each other: a chunk of a large filter stays in L2.
-        cdef Py_ssize_t n = item // self.bands % self.N
+        cdef Py_ssize_t all_images = (self.N + self.images - 1) // self.images
+        cdef Py_ssize_t n = item // self.bands % all_images * self.images
         cdef Py_ssize_t q0 = item % self.bands * self.band
-        cdef Py_ssize_t block = item // (self.bands * self.N) * self.chunk
+        cdef Py_ssize_t block = item // (self.bands * all_images) * self.chunk
         self.run_rows(x + n * self.H * self.W * self.C, packed, b, relu,
-                      y + n * self.TH * self.TW * self.TC, scratch,
+                      y + n * self.TH * self.TW * self.TC, scratch, min(self.images, self.N - n),
                       q0, min(self.band, self.rows - q0), block, min(block + self.chunk, self.blocks))
 
     cdef void run_rows(self, const real* x, const real* packed, const real* b, bint relu, real* y,
-                       real* scratch, Py_ssize_t q0, Py_ssize_t rows, Py_ssize_t block0,
-                       Py_ssize_t block1) noexcept nogil:
-        """At most `band` output rows of the image x, for channel blocks block0 to block1."""
+                       real* scratch, Py_ssize_t images, Py_ssize_t q0, Py_ssize_t rows,
+                       Py_ssize_t block0, Py_ssize_t block1) noexcept nogil:
+        """At most `band` output rows of the images from x on, for channel blocks block0 to block1."""
         cdef Py_ssize_t group0 = block0 // self.blocks_group
         cdef Py_ssize_t groups = (block1 - 1) // self.blocks_group + 1 - group0
         cdef Py_ssize_t row = q0 * self.step_h + self.top
-        cdef Py_ssize_t block, channel, p, h
+        cdef Py_ssize_t block, channel, p, h, i
         cdef const real* band = scratch
         if self.in_place:
             band = x + row * self.line + self.left * self.pixel + group0 * self.C_group
@@ -328,18 +348,20 @@ cdef class Gather(Packer):
                         self.step_w, row, self.left, (rows - 1) * self.step_h + self.span_h,
                         groups * self.C_group)
         else:
-            for h in range((rows - 1) * self.step_h + self.span_h):
-                if self.rows_read >> min(h % self.step_h, 62) & 1:
-                    pad_rows(x + group0 * self.C_group, self.H, self.W, self.C,
-                             scratch + h * self.line, self.line // self.pixel, self.pixel, row + h,
-                             self.left, 1, groups * self.C_group)
+            for i in range(images):
+                for h in range((rows - 1) * self.step_h + self.span_h):
+                    if self.rows_read >> min(h % self.step_h, 62) & 1:
+                        pad_rows(x + i * self.H * self.W * self.C + group0 * self.C_group, self.H,
+                                 self.W, self.C, scratch + i * self.image + h * self.line,
+                                 self.line // self.pixel, self.pixel, row + h, self.left, 1,
+                                 groups * self.C_group)
         if self.cleared:
             self.clear_phases(y, q0, rows, block0, block1)
         for block in range(block0, block1):
             channel = (block // self.blocks_group - group0) * self.C_group
             for p in range(self.phase_count):
                 self.run_phase(band + channel * (self.step_w * self.plane if self.wide else 1),
-                               packed, b, relu, y, &self.phases[p], block, q0, rows)
+                               packed, b, relu, y, &self.phases[p], images, block, q0, rows)
 
     cdef Py_ssize_t first_channel(self, Py_ssize_t block) noexcept nogil:
         """The first output channel of a block; C_out behind the last."""
@@ -360,8 +382,8 @@ cdef class Gather(Packer):
                                 + column * self.stride_w) * self.TC + k, 0, size)
 
     cdef void run_phase(self, const real* band, const real* packed, const real* b, bint relu,
-                        real* y, const Phase* phase, Py_ssize_t block, Py_ssize_t q0,
-                        Py_ssize_t rows) noexcept nogil:
+                        real* y, const Phase* phase, Py_ssize_t images, Py_ssize_t block,
+                        Py_ssize_t q0, Py_ssize_t rows) noexcept nogil:
         cdef Py_ssize_t group = block // self.blocks_group
         cdef Py_ssize_t k = block % self.blocks_group * self.block
         cdef Py_ssize_t lanes = min(self.block, self.K_group - k)
@@ -409,12 +431,13 @@ cdef class Gather(Packer):
         if phase.spans and not whole:
             first, last = last, last + phase.spans
         while first < last:
-            self.run_span(band, packed, tiles, y, phase, &self.spans[first], lanes, q0, end, whole)
+            self.run_span(band, packed, tiles, y, phase, &self.spans[first], lanes, images, q0, end,
+                          whole)
             first += 1
 
     cdef void run_span(self, const real* band, const real* packed, Block tiles, real* y,
-                       const Phase* phase, const Columns* span, Py_ssize_t lanes, Py_ssize_t q0,
-                       Py_ssize_t end, bint whole) noexcept nogil:
+                       const Phase* phase, const Columns* span, Py_ssize_t lanes, Py_ssize_t images,
+                       Py_ssize_t q0, Py_ssize_t end, bint whole) noexcept nogil:
         """Rows q0 to `end`, without the taps that lie above or below the image unless `whole`."""
         cdef Py_ssize_t q = q0, stop, first, last, pixels
         cdef Py_ssize_t columns = span.last - span.first
@@ -432,6 +455,9 @@ cdef class Gather(Packer):
             tiles.run = self.runs + span.first_run + first * span.runs
             tiles.runs = (last - first) * span.runs
             tiles.lines, pixels, q = stop - q, columns, stop
+            if self.images > 1:
+                self.run_images(images, columns, nv, lanes, &tiles, x, packed, to)
+                continue
             if span.upright:
                 tiles.x_line, tiles.x_step = tiles.x_step, tiles.x_line
                 tiles.y_line, tiles.y_step = tiles.y_step, tiles.y_line
@@ -446,6 +472,17 @@ cdef class Gather(Packer):
                 cycle_lines(pixels, self.cycle, lanes, &tiles, x, packed, to)
             else:
                 self.run_tiles(pixels, nv, lanes, &tiles, x, packed, to)
+
+    cdef void run_images(self, Py_ssize_t images, Py_ssize_t columns, Py_ssize_t nv, Py_ssize_t lanes,
+                         const Block* lines, const real* x, const real* packed, real* y) noexcept nogil:
+        """Lines of `columns` pixels, of which the tiles take each one of all images."""
+        cdef Block tiles = lines[0]
+        cdef Py_ssize_t line
+        tiles.lines, tiles.x_line, tiles.y_line = columns, lines.x_step, lines.y_step
+        tiles.x_step, tiles.y_step = self.image, self.TH * self.TW * self.TC
+        for line in range(lines.lines):
+            self.run_tiles(images, nv, lanes, &tiles, x + line * lines.x_line, packed,
+                           y + line * lines.y_line)
 
     cdef void run_tiles(self, Py_ssize_t pixels, Py_ssize_t nv, Py_ssize_t lanes, const Block* tiles,
                         const real* x, const real* packed, real* y) noexcept nogil:

@@ -31,12 +31,13 @@ cdef double share_inside(list taps, Py_ssize_t outputs, Py_ssize_t step, Py_ssiz
 
 
 cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t W, Py_ssize_t rows,
-                      double share):
+                      double share, bint alone=False):
     """Spans of output columns with the same taps inside the image, if it pays to cut at all.
 
     A list of (first, last, first tap, last tap, upright), each last one excluded. Cycles are counted
     for tiles of pixels side by side or, upright, below each other; less than 4 take as long as 4.
-    Side by side, only a `share` of the rows of taps is summed: those inside the image.
+    Side by side, only a `share` of the rows of taps is summed: those inside the image. Outputs whose
+    tiles are `alone`, since their pixels are those of other images, are cut at no cost.
     """
     cdef Py_ssize_t first, last, a, b
     cdef double cost = 0, below, beside
@@ -50,6 +51,6 @@ cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t
             inside = [i for i, tap in enumerate(taps) if 0 <= first * step + tap < W]
             a, b = (inside[0], inside[0] + len(inside)) if inside else (0, 0)
             below, beside = (last - first) * max(4, rows), share * rows * max(4, last - first)
-            spans.append((first, last, a, b, below < beside))
+            spans.append((first, last, a, b, below < beside and not alone))
             cost += min(below, beside) * (b - a + 1)
-    return spans if cost < 0.8 * share * rows * max(4, columns) * (len(taps) + 1) else []
+    return spans if alone or cost < 0.8 * share * rows * max(4, columns) * (len(taps) + 1) else []
