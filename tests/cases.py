@@ -98,8 +98,8 @@ CONVOLUTIONS = [
     Conv("narrow-strided", (1, 13, 11, 9), (3, 5), 17, {"stride": 2, "dilation": (2, 1)}),
     Conv("narrow-groups", (1, 9, 7, 4), (2, 6), 20, {"padding": ((4, 2), (3, 5)), "groups": 2}),
     # So many images of few outputs that tiles take a pixel of each.
-    Conv("small-images", (13, 4, 5, 3), (3, 3), 17, {"padding": "same", "stride": 2}),
-    Conv("small-images-groups", (25, 3, 4, 4), (2, 3), 24,
+    Conv("small-images", (37, 3, 4, 2), (3, 3), 33, {"padding": "same", "stride": 2}),
+    Conv("small-images-groups", (37, 3, 4, 4), (2, 3), 40,
          {"padding": ((3, 2), (4, 5)), "dilation": (1, 2), "stride": 3, "groups": 2}),
     Conv("channels-17-to-3", (1, 4, 4, 17), (2, 2), 3),
 ]  # fmt: skip

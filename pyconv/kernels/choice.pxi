@@ -32,7 +32,10 @@ cdef double gather_cycles(tuple rows_of, bint back) except -1:
     row = min(share * (cycle_cycles(K, C, groups, columns, phases) + copy),
               other_cycles(K, C, columns, step, phases, inside, share,
                            share_summed(columns, step[1], phases, source[2], rows, share)))
-    if not back and K > CYCLE_CHANNELS and source[0] >= TILE_1 and rows * columns <= FEW_OUTPUTS:
+    size = (((rows - 1) * step[0] + max(heights) - min(heights) + 1)
+            * ((columns - 1) * step[1] + max(widths) - min(widths) + 1) * source[3])
+    if (not back and K > CYCLE_CHANNELS
+            and images_together(source[0], rows * columns, size, groups * ((K + 31) // 32)) > 1):
         row = min(row, images_cycles(K, C, columns, len(heights) * share * share_inside(
             widths, columns, step[1], source[2])) + copy_cycles(C, columns, step))
     weights = len(heights) * C * K

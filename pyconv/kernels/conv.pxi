@@ -335,7 +335,7 @@ cdef class ConvPlan:
         if self.winograd_dw and self.fast_dw is None:
             self.fast_dw = WinogradFilter(self.x, self.y, self.before)
             if self.shared is not None:
-                self.fast_dw.partials, self.fast_dw.scratch = self.shared.partials, self.shared.scratch
+                self.fast_dw.share(self.shared)
         if self.winograd_dw and dw != NULL and self.fast_dw.run(x, dy, dw, db, num_threads):
             return
         if self.depthwise:

@@ -36,7 +36,7 @@ cdef extern from *:
         const real* zeros;         /* a pixel; what columns outside 0 .. W - 1 hold */
         Py_ssize_t W, pixel, left; /* input columns, what lies between them, and the first of output 0 */
         Py_ssize_t y_row, y_step;  /* between outputs */
-        Py_ssize_t channels, vectors, last;  /* of outputs; where the last vector of a pixel lies */
+        Py_ssize_t channels, vectors, last;  /* of outputs; where the last vector of a pixel is read */
         Py_ssize_t record, taps;   /* between the weights of vectors; to those of the first tap */
         Py_ssize_t down, width;    /* to the input's next rows; outputs in a row, or 0 not to fetch */
         Py_ssize_t y_ahead;        /* from outputs to those that are fetched meanwhile, or 0 */

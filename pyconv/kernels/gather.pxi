@@ -34,6 +34,16 @@ cdef tuple in_rows(tuple shape):
     return 1, (N * H * W + ROW - 1) // ROW, ROW, C
 
 
+cdef Py_ssize_t images_together(Py_ssize_t N, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t blocks):
+    """How many of N images, of so many `outputs` and numbers that are read, share a tile and an item."""
+    cdef Py_ssize_t most
+    for most in (TILE_1, 8, 6):  # fewer do not hide the latency of their sums
+        if (N >= TILE_1 and outputs <= FEW_OUTPUTS and (N + most - 1) // most * blocks >= FEW_ITEMS
+                and most * size * <Py_ssize_t> sizeof(real) <= 2 * BAND_BYTES):
+            return even_part(N, most)
+    return 1
+
+
 cdef class Gather(Packer):
     """One direction of one convolution: geometry, work items, packed weights, workspaces.
 
@@ -64,7 +74,7 @@ cdef class Gather(Packer):
     cdef Py_ssize_t top, left, span_h, span_w      # reach of the taps
     cdef Py_ssize_t rows_read                      # bits: which of step_h rows they read
     cdef Py_ssize_t band, bands, chunk, chunks, rows, columns
-    cdef Py_ssize_t images, image                  # of an item; elements of the copy of one
+    cdef Py_ssize_t images, batches, image         # of an item; so many times; elements of a copy
     cdef Py_ssize_t pixel, line                    # elements of a pixel, a row of the input
     cdef Py_ssize_t outputs                        # of a phase, in all rows; the last may be short
     cdef Py_ssize_t plane                          # columns of a plane, where tiles are wide
@@ -156,7 +166,11 @@ cdef class Gather(Packer):
                          and bottom <= self.H and right <= self.W)
         self.band, self.chunks = max(1, self.rows), 1
         width = (self.columns - 1) * self.step_w + self.span_w
-        self.images = self.images_of(self.band_rows() * width * self.C) if flat else 1
+        self.images = 1
+        if flat and not (self.clips or self.wide or self.cycle or self.outputs < PY_SSIZE_T_MAX):
+            self.images = images_together(self.N, self.rows * self.columns,
+                                          self.band_rows() * width * self.C, self.blocks)
+        self.batches = (self.N + self.images - 1) // self.images
         self.in_place = self.in_place and self.images == 1
         # Every band reads all weights. Where they do not stay in L2, bands are better large, and items
         # more by chunks of channels, each of which copies the band.
@@ -175,7 +189,7 @@ cdef class Gather(Packer):
         self.bands = (self.rows + self.band - 1) // self.band
         self.chunk = (self.blocks + self.chunks - 1) // self.chunks
         self.chunks = (self.blocks + self.chunk - 1) // self.chunk
-        self.items = (self.N + self.images - 1) // self.images * self.bands * self.chunks
+        self.items = self.batches * self.bands * self.chunks
         if self.in_place:
             self.pixel, self.line = self.C, self.W * self.C
             self.area = 0
@@ -189,14 +203,6 @@ cdef class Gather(Packer):
             if self.images > 1:
                 self.image |= 16  # an odd number of lines: one place of L1 has no room for 12 images
             self.area = self.images * self.image
-
-    cdef Py_ssize_t images_of(self, Py_ssize_t image):
-        """How many images of so many numbers an item has."""
-        cdef Py_ssize_t most = min(TILE_1, 2 * BAND_BYTES // (image * <Py_ssize_t> sizeof(real)))
-        if (self.clips or self.wide or self.cycle or most < 4 or self.N < TILE_1
-                or self.rows * self.columns > FEW_OUTPUTS or self.outputs < PY_SSIZE_T_MAX):
-            return 1
-        return even_part(self.N, most)
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h
@@ -213,8 +219,7 @@ cdef class Gather(Packer):
                 > (most if self.copies_little() else 4 * BAND_BYTES))
 
     cdef bint too_few_items(self):
-        cdef Py_ssize_t bands = (self.N // self.images) * ((self.rows + self.band - 1) // self.band)
-        cdef Py_ssize_t items = bands * self.chunks
+        cdef Py_ssize_t items = self.batches * ((self.rows + self.band - 1) // self.band) * self.chunks
         return too_few(items, ITEMS if self.copies_little() else ITEMS // 4, self.work)
 
     cdef find_runs(self):
@@ -324,10 +329,9 @@ cdef class Gather(Packer):
                        real* scratch, Py_ssize_t item) noexcept nogil:
         """One band of output rows of one image, or some images, for one range of channel blocks."""
         # Items that share weights follow each other: a chunk of a large filter stays in L2.
-        cdef Py_ssize_t all_images = (self.N + self.images - 1) // self.images
-        cdef Py_ssize_t n = item // self.bands % all_images * self.images
+        cdef Py_ssize_t n = item // self.bands % self.batches * self.images
         cdef Py_ssize_t q0 = item % self.bands * self.band
-        cdef Py_ssize_t block = item // (self.bands * all_images) * self.chunk
+        cdef Py_ssize_t block = item // (self.bands * self.batches) * self.chunk
         self.run_rows(x + n * self.H * self.W * self.C, packed, b, relu,
                       y + n * self.TH * self.TW * self.TC, scratch, min(self.images, self.N - n),
                       q0, min(self.band, self.rows - q0), block, min(block + self.chunk, self.blocks))

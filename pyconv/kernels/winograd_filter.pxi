@@ -32,6 +32,10 @@ cdef class WinogradFilter:
         self.partials, self.scratch = Workspace(), Workspace()
         self.cut()
 
+    cdef share(self, Workspaces shared):
+        """Use these workspaces."""
+        self.partials, self.scratch = shared.partials, shared.scratch
+
     cdef cut(self):
         """Choose chunks, parts and blocks: by shape alone, so that sums never move."""
         self.across = (self.OW + TILE - 1) // TILE
