@@ -16,7 +16,7 @@ include "kernels/tile.pxi"         # register tiles of the convolution
 include "kernels/wide.pxi"         # the same for few output channels, vectors along pixels
 include "kernels/cycle.pxi"        # and with lanes that share input channels
 include "kernels/packing.pxi"      # padded inputs, packed weights, drivers by them
-include "kernels/spans.pxi"        # columns of outputs that have the same taps
+include "kernels/spans.pxi"        # which outputs tiles take together
 include "kernels/gather.pxi"       # y and dx: sums over taps
 include "kernels/scatter.pxi"      # dx of few channels: products of all taps, added where they go
 include "kernels/reduce.pxi"       # dw and db: sums over pixels

@@ -25,23 +25,12 @@ cdef enum:
     ROW = 48                # pixels: whole tiles of 12 or of 6
     BAND_BYTES = 262_144    # a quarter of a 1 MB L2: the rest is for weights and outputs
     TAPS_BYTES = 262_144    # of weights that all tiles take before the next ones: likewise
-    FEW_OUTPUTS = 36        # of an image: its own pixels fill tiles badly
 
 
 cdef tuple in_rows(tuple shape):
     """Pixels that do not know their neighbours, as one image of rows of ROW: (1, rows, ROW, C)."""
     N, H, W, C = shape
     return 1, (N * H * W + ROW - 1) // ROW, ROW, C
-
-
-cdef Py_ssize_t images_together(Py_ssize_t N, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t blocks):
-    """How many of N images, of so many `outputs` and numbers that are read, share a tile and an item."""
-    cdef Py_ssize_t most
-    for most in (TILE_1, 8, 6):  # fewer do not hide the latency of their sums
-        if (N >= TILE_1 and outputs <= FEW_OUTPUTS and (N + most - 1) // most * blocks >= FEW_ITEMS
-                and most * size * <Py_ssize_t> sizeof(real) <= 2 * BAND_BYTES):
-            return even_part(N, most)
-    return 1
 
 
 cdef class Gather(Packer):

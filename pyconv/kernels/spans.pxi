@@ -1,8 +1,15 @@
-# Spans: columns of outputs that have the same taps inside the image, where skipping the others pays.
+# Which outputs tiles take together: spans of columns, or a pixel of several images.
+#
+# Spans are columns of outputs that have the same taps inside the image, where skipping the others pays.
 #
 # In dx of filters that are large beside dy, and at the edges of small images, most taps would add zeros.
 # Rows of taps are skipped everywhere; columns only where outputs so cut still fill tiles: a span of
-# fewer columns than a tile has pixels is summed by tiles of pixels below each other.
+# fewer columns than a tile has pixels is summed by tiles of pixels below each other. Images with few
+# outputs share tiles: the same output of each has the same taps, and takes the same weights.
+
+cdef enum:
+    FEW_OUTPUTS = 36    # of an image: its own pixels fill tiles badly
+
 
 cdef struct Columns:
     # Columns of a phase that have the same taps: those inside the image.
@@ -54,3 +61,13 @@ cdef list cut_columns(list taps, Py_ssize_t columns, Py_ssize_t step, Py_ssize_t
             spans.append((first, last, a, b, below < beside and not alone))
             cost += min(below, beside) * (b - a + 1)
     return spans if alone or cost < 0.8 * share * rows * max(4, columns) * (len(taps) + 1) else []
+
+
+cdef Py_ssize_t images_together(Py_ssize_t N, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t blocks):
+    """How many of N images, of so many `outputs` and numbers that are read, share a tile and an item."""
+    cdef Py_ssize_t most
+    for most in (TILE_1, 8, 6):  # fewer do not hide the latency of their sums
+        if (N >= TILE_1 and outputs <= FEW_OUTPUTS and (N + most - 1) // most * blocks >= FEW_ITEMS
+                and most * size * <Py_ssize_t> sizeof(real) <= 2 * BAND_BYTES):
+            return even_part(N, most)
+    return 1
