@@ -22,6 +22,7 @@ include "kernels/scatter.pxi"      # dx of few channels: products of all taps, a
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels
 include "kernels/winograd_tile.pxi"  # tiles of Winograd: transforms, products
+include "kernels/winograd_grid.pxi"  # where these are
 include "kernels/winograd.pxi"     # y and dx of 3x3 filters with fewer products
 include "kernels/winograd_filter.pxi"  # dw of them
 include "kernels/line_tile.pxi"    # the same along rows alone, for other filters: its tiles

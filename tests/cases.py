@@ -94,7 +94,7 @@ CONVOLUTIONS = [
     # So narrow that columns of outputs with the same taps inside the image are summed by themselves.
     Conv("narrow-same", (1, 13, 6, 3), (2, 7), 17, {"padding": "same"}),
     Conv("narrow-valid", (1, 11, 9, 6), (3, 6), 17),
-    Conv("narrow-dilated", (1, 12, 8, 17), (2, 4), 17, {"padding": "same", "dilation": (1, 3)}),
+    Conv("narrow-dilated", (1, 12, 8, 7), (2, 4), 17, {"padding": "same", "dilation": (1, 3)}),
     Conv("narrow-strided", (1, 13, 11, 9), (3, 5), 17, {"stride": 2, "dilation": (2, 1)}),
     Conv("narrow-groups", (1, 9, 7, 4), (2, 6), 20, {"padding": ((4, 2), (3, 5)), "groups": 2}),
     # So many images of few outputs that tiles take a pixel of each.

@@ -8,7 +8,7 @@ from pyconv import _dispatch
 KERNELS = _dispatch.available_kernels()
 LEAST = 128  # outputs from which all three directions take Winograd
 
-# H, W, C_in, C_out, ((top, bottom), (left, right))
+# H, W, C_in, C_out, ((top, bottom), (left, right)), and dilation if not 1
 SHAPES = [
     *((size, size, 16 + size, 40 - size, ((1, 1), (1, 1))) for size in range(3, 18)),
     (17, 17, 70, 33, ((0, 0), (0, 0))),
@@ -18,6 +18,11 @@ SHAPES = [
     (2, 30, 20, 48, ((1, 1), (1, 1))),
     (5, 7, 130, 150, ((1, 0), (1, 2))),  # several chunks of both channels
     (8, 8, 350, 16, ((1, 1), (1, 1))),
+    (9, 11, 20, 33, ((2, 2), (2, 2)), (2, 2)),
+    (13, 10, 16, 40, ((3, 3), (1, 1)), (3, 1)),
+    (12, 17, 33, 24, ((0, 0), (0, 0)), (2, 5)),
+    (3, 30, 20, 48, ((4, 4), (2, 3)), (4, 2)),  # fewer rows than the dilation
+    (19, 33, 70, 64, ((0, 9), (7, 1)), (4, 4)),
 ]
 # One image of few tiles: y and dx take F(2x2, 3x3).
 FEW = [
@@ -26,17 +31,18 @@ FEW = [
     (4, 13, 130, 150, ((1, 1), (1, 1))),
     (9, 8, 20, 48, ((0, 1), (2, 0))),
     (7, 8, 64, 128, ((2, 1), (1, 2))),
+    (5, 6, 33, 40, ((2, 2), (2, 2)), (2, 2)),
 ]
 
 
 class Case:
     """One convolution with random arrays, run by the kernels of one instruction set."""
 
-    def __init__(self, H, W, C, K, pads, seed=0, least=LEAST):
-        OH, OW = H + sum(pads[0]) - 2, W + sum(pads[1]) - 2
+    def __init__(self, H, W, C, K, pads, dilation=(1, 1), seed=0, least=LEAST):
+        OH, OW = (n + sum(pad) - 2 * d for n, pad, d in zip((H, W), pads, dilation, strict=True))
         N = -(-least // min(H * W, OH * OW))
         rng = np.random.default_rng(seed)
-        self.pads = pads
+        self.pads, self.dilation = pads, dilation
         self.x, self.w, self.b, self.dy = (
             rng.standard_normal(shape).astype(np.float32)
             for shape in ((N, H, W, C), (3, 3, C, K), (K,), (N, OH, OW, K))
@@ -44,7 +50,7 @@ class Case:
 
     def plan(self, isa, direct=False):
         plan = _dispatch.Kernels(isa).modules["f"].ConvPlan(
-            self.x.shape, self.w.shape, self.dy.shape, (1, 1), (1, 1),
+            self.x.shape, self.w.shape, self.dy.shape, (1, 1), self.dilation,
             (self.pads[0][0], self.pads[1][0]), 1, direct,
         )
         for direction in () if direct else ("y", "dx", "dw"):
@@ -65,7 +71,8 @@ class Case:
         padded = np.pad(x, ((0, 0), *self.pads, (0, 0)))
         y, dpadded, dw = b + np.zeros(dy.shape), np.zeros(padded.shape), np.empty(w.shape)
         for kh, kw in np.ndindex(3, 3):
-            window = np.s_[:, kh:kh + dy.shape[1], kw:kw + dy.shape[2]]
+            row, column = kh * self.dilation[0], kw * self.dilation[1]
+            window = np.s_[:, row:row + dy.shape[1], column:column + dy.shape[2]]
             y += padded[window] @ w[kh, kw]
             dpadded[window] += dy @ w[kh, kw].T
             dw[kh, kw] = np.tensordot(padded[window], dy, axes=([0, 1, 2], [0, 1, 2]))
@@ -106,7 +113,7 @@ def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
 
 
 def test_a_plan_gives_the_same_bits_again():
-    case, other = (Case(11, 9, 33, 70, ((1, 1), (1, 1)), seed) for seed in (0, 1))
+    case, other = (Case(11, 9, 33, 70, ((1, 1), (1, 1)), seed=seed) for seed in (0, 1))
     plan = case.plan(KERNELS[0])
     first = case.run(plan)
     other.run(plan)
@@ -141,9 +148,11 @@ def test_relu():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
 @pytest.mark.parametrize("least", [LEAST, 1], ids=["many", "few"])
-def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa, least):
+@pytest.mark.parametrize("dilation", [(1, 1), (3, 2)], ids=str)
+def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(
+        name, value, isa, least, dilation):
     for seed in range(6):
-        case = Case(9, 7, 17, 33, ((1, 1), (2, 0)), seed, least)
+        case = Case(9, 7, 17, 33, ((1, 1), (2, 0)), dilation, seed, least)
         array = getattr(case, name)
         array.flat[np.random.default_rng(seed).integers(array.size)] = value
         direct = case.run(case.plan(isa, direct=True))
@@ -179,8 +188,8 @@ def test_only_where_it_pays_and_not_when_refused():
         algorithms((1, 2, 2, 32), w),
     ):
         assert refused == ["direct"] * 3
-    assert algorithms(x, w, dilation=(1, 2))[2] == "direct"  # y and dx are test_line.py's
-    for rest in (  # dw takes the one-dimensional one
+    for rest in (  # dilated; or dw takes the one-dimensional one
+        algorithms(x, w, dilation=(2, 3)),
         algorithms(x, w, stride=(2, 1)), algorithms(x, (3, 3, 16, 32), groups=2),
         algorithms(x, (3, 5, 32, 32)), algorithms((4, 16, 16, 8), (3, 3, 8, 32)),
     ):
@@ -192,7 +201,7 @@ def test_only_where_it_pays_and_not_when_refused():
 @pytest.mark.parametrize("groups", [2, 3])
 def test_groups_are_convolutions_of_their_own(groups, channels, isa):
     """Bit for bit: the sums of an output run in the same order whatever lies beside it."""
-    cases = [Case(9, 10, *channels, ((1, 1), (2, 0)), seed) for seed in range(groups)]
+    cases = [Case(9, 10, *channels, ((1, 1), (2, 0)), seed=seed) for seed in range(groups)]
     x, w, b, dy = (
         np.ascontiguousarray(np.concatenate([getattr(case, name) for case in cases], axis=-1))
         for name in ("x", "w", "b", "dy")

@@ -7,7 +7,7 @@ from pyconv import _dispatch
 
 KERNELS = _dispatch.available_kernels()
 
-# x shape, w shape, stride, groups, ((top, bottom), (left, right))
+# x shape, w shape, stride, groups, ((top, bottom), (left, right)), and dilation if not 1
 SHAPES = [
     ((2, 32, 32, 3), (3, 3, 3, 32), (1, 1), 1, ((1, 1), (1, 1))),
     ((64, 7, 9, 12), (3, 3, 12, 9), (1, 1), 1, ((0, 0), (1, 2))),
@@ -25,23 +25,30 @@ SHAPES = [
     ((2, 16, 28, 12), (4, 4, 12, 40), (2, 2), 1, ((1, 1), (1, 1))),
     ((2, 9, 27, 24), (3, 2, 24, 17), (1, 1), 1, ((1, 1), (0, 1))),
     ((2, 20, 52, 9), (3, 3, 9, 24), (2, 2), 1, ((1, 1), (0, 1))),
+    ((8, 25, 23, 1), (7, 7, 1, 20), (1, 1), 1, ((0, 0), (0, 0)), (2, 2)),
+    ((16, 14, 15, 24), (5, 5, 24, 12), (1, 1), 1, ((4, 4), (2, 3)), (2, 1)),
+    ((3, 5, 31, 12), (1, 7, 12, 40), (1, 1), 1, ((0, 0), (9, 8)), (6, 3)),
+    ((3, 3, 40, 20), (3, 3, 10, 18), (1, 1), 2, ((4, 4), (2, 2)), (4, 2)),  # fewer rows than that
+    ((2, 31, 33, 9), (5, 4, 9, 33), (2, 1), 1, ((6, 0), (3, 1)), (3, 2)),
+    ((2, 30, 61, 6), (3, 5, 6, 20), (1, 2), 1, ((2, 2), (3, 7)), (2, 3)),
 ]
 
 
 class Case:
     """One convolution with random arrays; dw and db by the kernels of one instruction set."""
 
-    def __init__(self, x, w, stride, groups, pads, seed=0):
-        sizes = [(x[1 + i] + sum(pads[i]) - w[i]) // stride[i] + 1 for i in range(2)]
+    def __init__(self, x, w, stride, groups, pads, dilation=(1, 1), seed=0):
+        sizes = [(x[1 + i] + sum(pads[i]) - (w[i] - 1) * dilation[i] - 1) // stride[i] + 1
+                 for i in range(2)]
         rng = np.random.default_rng(seed)
-        self.stride, self.groups, self.pads = stride, groups, pads
+        self.stride, self.groups, self.pads, self.dilation = stride, groups, pads, dilation
         self.x, self.w, self.dy = (
             rng.standard_normal(shape).astype(np.float32)
             for shape in (x, w, (x[0], *sizes, w[3])))
 
     def plan(self, isa, direct=False):
         plan = _dispatch.Kernels(isa).modules["f"].ConvPlan(
-            self.x.shape, self.w.shape, self.dy.shape, self.stride, (1, 1),
+            self.x.shape, self.w.shape, self.dy.shape, self.stride, self.dilation,
             (self.pads[0][0], self.pads[1][0]), self.groups, direct)
         plan.take("dw", "direct" if direct else "rows")
         return plan
@@ -58,7 +65,8 @@ class Case:
         dw = np.empty(self.w.shape)
         C, K = self.w.shape[2], self.w.shape[3] // self.groups
         for kh, kw, g in np.ndindex(*self.w.shape[:2], self.groups):
-            window = x[:, kh::self.stride[0], kw::self.stride[1], g * C:(g + 1) * C]
+            window = x[:, kh * self.dilation[0]::self.stride[0], kw * self.dilation[1]::self.stride[1],
+                       g * C:(g + 1) * C]
             dw[kh, kw, :, g * K:(g + 1) * K] = np.tensordot(
                 window[:, :dy.shape[1], :dy.shape[2]], dy[..., g * K:(g + 1) * K],
                 axes=([0, 1, 2], [0, 1, 2]))
@@ -86,7 +94,7 @@ def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
 
 
 def test_a_plan_gives_the_same_bits_again():
-    case, other = (Case(*SHAPES[4], seed) for seed in (0, 1))
+    case, other = (Case(*SHAPES[4], seed=seed) for seed in (0, 1))
     plan = case.plan(KERNELS[0])
     first = case.run(plan)
     other.run(plan)
@@ -99,7 +107,7 @@ def test_a_plan_gives_the_same_bits_again():
 @pytest.mark.parametrize("name", ["x", "dy"])
 def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(name, value, isa):
     for seed, shape in enumerate(SHAPES):
-        case = Case(*shape, seed)
+        case = Case(*shape, seed=seed)
         array = getattr(case, name)
         array.flat[np.random.default_rng(seed).integers(array.size)] = value
         direct = case.run(case.plan(isa, direct=True))
@@ -118,9 +126,9 @@ def test_only_where_it_pays_and_not_when_refused():
         return plan.algorithm("dw")
 
     x, w = (2, 16, 16, 12), (5, 5, 12, 24)
-    assert algorithm(x, w) == "winograd"
+    assert algorithm(x, w) == algorithm(x, w, dilation=(2, 2)) == "winograd"
     for refused in (
-        algorithm(x, w, direct=True), algorithm(x, w, dtype="d"), algorithm(x, w, dilation=(2, 1)),
+        algorithm(x, w, direct=True), algorithm(x, w, dtype="d"),
         algorithm((1, 4, 4, 12), w), algorithm(x, (5, 1, 12, 24)),  # 12 or fewer: test_line_wide.py
         algorithm(x, (3, 3, 12, 24), stride=(2, 2)),
         algorithm((2, 16, 16, 1), (3, 3, 1, 24)),

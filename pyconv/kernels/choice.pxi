@@ -108,17 +108,16 @@ cdef double cycle_cycles(K, C, groups, columns, list phases) except -1:
     return cycles
 
 
-cdef double winograd_cycles(source, target, groups, bint back) except -1:
+cdef double winograd_cycles(source, target, dilation, groups, bint back) except -1:
     """y or dx by `Winograd`."""
     N, H, W, _ = target
     C, K = source[3] // groups, target[3] // groups
     if min(C, K) < LEAST_CHANNELS or N * H * W < LEAST_OUTPUTS:
         return INFINITY
-    side, vectors = TILE, (K + 15) // 16
-    if N * ((H + 3) // 4) * ((W + 3) // 4) <= FEW_TILES:
-        side = SMALL_TILE
-    points = (side + 2) ** 2
-    tiles = N * ((H + side - 1) // side) * ((W + side - 1) // side)
+    cdef Grid grid = grid_of(TILE, N, H, W, dilation[0], dilation[1])
+    if grid.tiles <= FEW_TILES:
+        grid = grid_of(SMALL_TILE, N, H, W, dilation[0], dilation[1])
+    points, tiles, vectors = (grid.side + 2) * (grid.side + 2), grid.tiles, (K + 15) // 16
     filters = points * C * K * 4
     small = filters <= SHARED_BYTES
     most = 2 * BLOCK_TILES
@@ -262,20 +261,22 @@ cdef double filter_cycles(tuple y, tuple w, tuple stride, groups) except -1:
                        groups * reduce_cycles(y, w, stride, groups)) + 0.15 * KH * KW * C * K * items)
 
 
-cdef double winograd_filter_cycles(tuple x, tuple y) except -1:
+cdef double winograd_filter_cycles(tuple x, tuple y, dilation) except -1:
     """dw by `WinogradFilter`."""
     N, H, W, K = y
     if N * H * W < LEAST_OUTPUTS:
         return INFINITY
-    tiles, C, vectors = N * ((H + 3) // 4) * ((W + 3) // 4), x[3], (K + 15) // 16
+    tiles, C, vectors = grid_of(TILE, N, H, W, dilation[0], dilation[1]).tiles, x[3], (K + 15) // 16
     k_chunks = (K + K_CHUNK - 1) // K_CHUNK
     return POINTS * tiles * (1.15 * C * vectors + 11.6 * ((C + 15) // 16) * k_chunks
                              + 12.4 * vectors * ((C + C_CHUNK - 1) // C_CHUNK))
 
 
-cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, groups) except -1:
+cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, tuple dilation, groups) except -1:
     """dw by `RowWinogradFilter`, as it cuts the work."""
     N, H, W, K = y
+    N *= dilation[0] * dilation[1]
+    H, W = (H + dilation[0] - 1) // dilation[0], (W + dilation[1] - 1) // dilation[1]
     KH, KW, C, _ = w
     K //= groups
     taps = (KW + stride[1] - 1) // stride[1]

@@ -67,7 +67,7 @@ cdef class ConvPlan:
         cdef tuple rows_of = self.along_rows(direction == "dx")
         cdef Py_ssize_t C = rows_of[0][3] // self.groups, K = rows_of[1][3] // self.groups
         able = ["direct"]
-        if (self.w[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
+        if (self.w[:2] == (3, 3) and self.stride == (1, 1)
                 and (one or direction != "dw")):
             able.append("winograd")
         if (across and (direction == "dw" or self.w[1] >= self.stride[1])
@@ -76,8 +76,8 @@ cdef class ConvPlan:
                 able.append("line")
             if K <= (MOST_FILTER if direction == "dw" and one else WIDE_MOST):
                 able.append("wide")
-        if (direction == "dw" and self.dilation == (1, 1)
-                and row_pairs(-(-self.w[1] // self.stride[1]), self.y[2])):
+        if direction == "dw" and row_pairs(-(-self.w[1] // self.stride[1]),
+                                           -(-self.y[2] // self.dilation[1])):
             able.append("rows")
         if (direction == "dx" and one and self.w[0] <= SCATTER_ROWS
                 and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
@@ -94,9 +94,10 @@ cdef class ConvPlan:
         if direction == "dw":
             cycles = {"direct": filter_cycles(self.y, self.w, self.stride, self.groups)}
             if "winograd" in able:
-                cycles["winograd"] = winograd_filter_cycles(self.x, self.y)
+                cycles["winograd"] = winograd_filter_cycles(self.x, self.y, self.dilation)
             if "rows" in able:
-                cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.groups)
+                cycles["rows"] = rows_cycles(self.x, self.y, self.w, self.stride, self.dilation,
+                                             self.groups)
             if "wide" in able:
                 cycles["wide"] = line_wide_filter_cycles(self.along_rows(False))
             return cycles
@@ -108,7 +109,8 @@ cdef class ConvPlan:
         if direct:
             return cycles
         if "winograd" in able:
-            cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.groups, back)
+            cycles["winograd"] = winograd_cycles(rows_of[0], rows_of[1], self.dilation,
+                                                 self.groups, back)
         if "line" in able:
             cycles["line"] = line_cycles(rows_of, back)
         if "wide" in able:
@@ -254,7 +256,7 @@ cdef class ConvPlan:
     cdef bint run_winograd(self, const real* x, const real* w, const real* b, const real* added,
                            bint relu, real* y, int num_threads) except -1:
         if self.fast_y is None:
-            self.fast_y = Winograd(self.x, self.y, self.groups, self.before, False)
+            self.fast_y = Winograd(self.x, self.y, self.groups, self.dilation, self.before, False)
             if self.shared is not None:  # a prediction keeps filters until they change
                 self.fast_y.share(self.shared, self.watch is None)
         return self.fast_y.run(x, w, b, relu, y, num_threads, self.version(), added)
@@ -299,8 +301,9 @@ cdef class ConvPlan:
                           num_threads)
             return
         if self.winograd_dx and self.fast_dx is None:
-            self.fast_dx = Winograd(self.y, self.x, self.groups,
-                                    (2 - self.before[0], 2 - self.before[1]), True)
+            self.fast_dx = Winograd(
+                self.y, self.x, self.groups, self.dilation,
+                tuple([2 * d - before for d, before in zip(self.dilation, self.before)]), True)
             if self.shared is not None:
                 self.fast_dx.share(self.shared, True)
         if self.winograd_dx and self.fast_dx.run(dy, w, b, relu, dx, num_threads):
@@ -333,7 +336,7 @@ cdef class ConvPlan:
             dense_filter(x, dy, self.outputs, self.w[2], self.w[3], dw, db, num_threads)
             return
         if self.winograd_dw and self.fast_dw is None:
-            self.fast_dw = WinogradFilter(self.x, self.y, self.before)
+            self.fast_dw = WinogradFilter(self.x, self.y, self.dilation, self.before)
             if self.shared is not None:
                 self.fast_dw.share(self.shared)
         if self.winograd_dw and dw != NULL and self.fast_dw.run(x, dy, dw, db, num_threads):
@@ -351,7 +354,7 @@ cdef class ConvPlan:
             return
         if self.rows_dw and self.row_dw is None:
             self.row_dw = RowWinogradFilter(self.x, self.y, self.groups, self.w[:2], self.stride,
-                                            self.before)
+                                            self.dilation, self.before)
         if self.rows_dw and dw != NULL and self.row_dw.run_all(x, dy, dw, db, num_threads):
             return
         if self.to_dw is None and self.to_dw_wide is None:

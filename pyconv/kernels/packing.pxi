@@ -131,31 +131,54 @@ cdef class Packer:
         return mine
 
 
+cdef void pack_panels(
+    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, real* band, Py_ssize_t panel,
+    Py_ssize_t plane, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t step_h, Py_ssize_t column,
+    Py_ssize_t columns, Py_ssize_t step_w, Py_ssize_t channels,
+) noexcept nogil:
+    """band[c // panel, row, column, c % panel] = x[row, column, c], zeros outside the image.
+
+    Every step-th row and column, from (row, column) on; `plane` numbers from one panel to the next.
+    """
+    cdef Py_ssize_t i, j, h, c, count
+    # The columns before the image, and those inside it.
+    cdef Py_ssize_t before = min(columns, max(0, (step_w - 1 - column) // step_w))
+    cdef Py_ssize_t inside = max(before, min(columns, (W - column + step_w - 1) // step_w))
+    cdef const real* source
+    cdef real* to
+    for i in range(rows):
+        h, c = row + i * step_h, 0
+        while c < channels:
+            to = band + c // panel * plane + i * columns * panel
+            count = min(panel, channels - c)
+            if h < 0 or h >= H:
+                memset(to, 0, columns * panel * sizeof(real))
+                c += panel
+                continue
+            source = x + (h * W + column) * C + c
+            memset(to, 0, before * panel * sizeof(real))
+            memset(to + inside * panel, 0, (columns - inside) * panel * sizeof(real))
+            if count == panel == C and step_w == 1:
+                memcpy(to + before * C, source + before * C, (inside - before) * C * sizeof(real))
+            elif count == TILE_2:
+                for j in range(before, inside):
+                    memcpy(to + j * panel, source + j * step_w * C, TILE_2 * sizeof(real))
+            elif count >= 2 * VL:
+                for j in range(before, inside):
+                    memcpy(to + j * panel, source + j * step_w * C, count * sizeof(real))
+            else:
+                for j in range(before, inside):
+                    copy_short(to + j * panel, source + j * step_w * C, count)
+            c += panel
+
+
 cdef void pad_rows(
     const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
     real* band, Py_ssize_t width, Py_ssize_t pixel,
     Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t channels,
 ) noexcept nogil:
     """Copy `rows` x `width` input pixels from (row, column) on, with zeros outside the image."""
-    cdef Py_ssize_t h, w
-    cdef Py_ssize_t before = min(max(0, -column), width)
-    cdef Py_ssize_t first = max(0, column)
-    cdef Py_ssize_t inside = max(0, min(W, column + width) - first)
-    cdef const real* source
-    for h in range(row, row + rows):
-        if h < 0 or h >= H or inside == 0:
-            memset(band, 0, width * pixel * sizeof(real))
-        else:
-            source = x + (h * W + first) * C
-            memset(band, 0, before * pixel * sizeof(real))
-            if channels == C == pixel:
-                memcpy(band + before * pixel, source, inside * C * sizeof(real))
-            else:
-                for w in range(inside):
-                    memcpy(band + (before + w) * pixel, source + w * C, channels * sizeof(real))
-            memset(band + (before + inside) * pixel, 0,
-                   (width - before - inside) * pixel * sizeof(real))
-        band += width * pixel
+    pack_panels(x, H, W, C, band, pixel, 0, row, rows, 1, column, width, 1, channels)
 
 
 cdef void pack_rows(const real* w, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t lanes, real* packed,

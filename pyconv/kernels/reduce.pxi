@@ -41,47 +41,6 @@ cdef void add_row_parts(const real* parts, Py_ssize_t count, Py_ssize_t step, re
             total[k] += parts[part * step + k]
 
 
-cdef void pack_panels(
-    const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, real* band, Py_ssize_t panel,
-    Py_ssize_t plane, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t step_h, Py_ssize_t column,
-    Py_ssize_t columns, Py_ssize_t step_w, Py_ssize_t channels,
-) noexcept nogil:
-    """band[c // panel, row, column, c % panel] = x[row, column, c], zeros outside the image.
-
-    Every step-th row and column, from (row, column) on; `plane` numbers from one panel to the next.
-    """
-    cdef Py_ssize_t i, j, h, c, count
-    # The columns before the image, and those inside it.
-    cdef Py_ssize_t before = min(columns, max(0, (step_w - 1 - column) // step_w))
-    cdef Py_ssize_t inside = max(before, min(columns, (W - column + step_w - 1) // step_w))
-    cdef const real* source
-    cdef real* to
-    for i in range(rows):
-        h, c = row + i * step_h, 0
-        while c < channels:
-            to = band + c // panel * plane + i * columns * panel
-            count = min(panel, channels - c)
-            if h < 0 or h >= H:
-                memset(to, 0, columns * panel * sizeof(real))
-                c += panel
-                continue
-            source = x + (h * W + column) * C + c
-            memset(to, 0, before * panel * sizeof(real))
-            memset(to + inside * panel, 0, (columns - inside) * panel * sizeof(real))
-            if panel == C and step_w == 1:
-                memcpy(to + before * C, source + before * C, (inside - before) * C * sizeof(real))
-            elif count == TILE_2:
-                for j in range(before, inside):
-                    memcpy(to + j * panel, source + j * step_w * C, TILE_2 * sizeof(real))
-            elif count >= 2 * VL:
-                for j in range(before, inside):
-                    memcpy(to + j * panel, source + j * step_w * C, count * sizeof(real))
-            else:
-                for j in range(before, inside):
-                    copy_short(to + j * panel, source + j * step_w * C, count)
-            c += panel
-
-
 cdef double reduce_cycles(tuple y, tuple w, tuple stride, groups):
     """About how many cycles an image and a group take of `Reduce`, on vectors of 16 (choice.pxi)."""
     KH, KW, C, K = w

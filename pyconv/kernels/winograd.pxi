@@ -56,15 +56,16 @@ cdef class Winograd:
     source, target : tuple
         (N, H, W, C) read and written.
     groups : int
-    before : tuple
-        Zeros (h, w) above and to the left of the source.
+    dilation, before : tuple
+        (h, w) each; `before` is the zeros above and to the left of the source.
     flipped : bool
         False: y = x * w. True: dx = dy * w with the taps turned round and the channels exchanged.
     """
     cdef Py_ssize_t N, H, W, C, TH, TW, K, top, left    # C and K of a group
     cdef Py_ssize_t groups, x_pixel, y_pixel, w_row, w_tap
-    cdef Py_ssize_t side, patch, points                 # of a tile: outputs, inputs, products
-    cdef Py_ssize_t across, tiles_image, tiles, most    # tiles in a row, an image, all; of an item
+    cdef Grid grid
+    cdef Py_ssize_t patch, points                       # of a tile: inputs a side, products
+    cdef Py_ssize_t tiles, most                         # of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
     cdef Py_ssize_t v_size                              # of all tiles
@@ -76,7 +77,7 @@ cdef class Winograd:
     cdef bint spoiled                                   # some output is not finite
     cdef Workspace filters, last_w, inputs, scratch, bias
 
-    def __cinit__(self, source, target, Py_ssize_t groups, before, bint flipped):
+    def __cinit__(self, source, target, Py_ssize_t groups, dilation, before, bint flipped):
         self.N, self.H, self.W, self.x_pixel = source
         self.TH, self.TW, self.y_pixel = target[1:]
         self.groups, self.C, self.K = groups, self.x_pixel // groups, self.y_pixel // groups
@@ -87,7 +88,7 @@ cdef class Winograd:
         self.filters, self.last_w, self.inputs = Workspace(), Workspace(), Workspace()
         self.scratch, self.bias = Workspace(), Workspace()
         self.known = False
-        self.cut()
+        self.cut(dilation)
 
     cdef share(self, Workspaces shared, bint filters):
         """Use these workspaces; for `filters` too, unless they are kept."""
@@ -95,22 +96,20 @@ cdef class Winograd:
         if filters and not self.kept:
             self.filters = shared.filters
 
-    cdef cut(self):
-        """Choose chunks and work items: by shape alone."""
+    cdef cut(self, dilation):
+        """Choose tiles, chunks and work items: by shape alone."""
         cdef Py_ssize_t blocks, most = K_CHUNK
         cdef bint small
-        self.side = TILE
-        if self.N * ((self.TH + TILE - 1) // TILE) * ((self.TW + TILE - 1) // TILE) <= FEW_TILES:
-            self.side = SMALL_TILE
-        self.patch = self.side + 2
+        self.grid = grid_of(TILE, self.N, self.TH, self.TW, dilation[0], dilation[1])
+        if self.grid.tiles <= FEW_TILES:
+            self.grid = grid_of(SMALL_TILE, self.N, self.TH, self.TW, dilation[0], dilation[1])
+        self.patch = self.grid.side + 2
         self.points = self.patch * self.patch
         small = self.points * self.C * self.K * <Py_ssize_t> sizeof(real) <= SHARED_BYTES
-        self.across = (self.TW + self.side - 1) // self.side
-        self.tiles_image = (self.TH + self.side - 1) // self.side * self.across
-        self.tiles = self.N * self.tiles_image
+        self.tiles = self.grid.tiles
         self.block = 2 * VL if self.K > VL else VL
         self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
-        while (small and self.side == TILE and self.most > 12
+        while (small and self.grid.side == TILE and self.most > 12
                and self.tiles * self.y_pixel < ITEMS * self.most * most):
             self.most = max(12, self.most - 12)
         if small:
@@ -130,7 +129,8 @@ cdef class Winograd:
         self.staged = (
             self.k_chunks > 1 and self.tiles >= STAGED_TILES and self.points * self.tiles * self.x_pixel
             * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
-        self.work = 9 * self.side * self.side * self.tiles * self.C * self.y_pixel  # of the direct sum
+        self.work = (9 * self.grid.side * self.grid.side * self.tiles  # of the direct sum
+                     * self.C * self.y_pixel)
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
         self.u_step = self.c_chunk * self.k_chunk + 16
@@ -169,7 +169,7 @@ cdef class Winograd:
             mine, filters, own = filters, 0, apart(u_size)
         u = self.filters.take(max(u_size, threads * own) if self.shared else 0)
         if self.staged:
-            inputs = self.groups * self.c_chunks * self.tiles // self.across
+            inputs = self.groups * self.c_chunks * self.tiles // self.grid.across.count
         with nogil:
             if filters + inputs:
                 share_out(&shares, filters + inputs, threads)
@@ -302,9 +302,9 @@ cdef class Winograd:
 
     cdef void transform_row(self, const real* x, real* v, real* patch, Py_ssize_t item) noexcept nogil:
         """A row of tiles of one image, for one chunk of channels."""
-        cdef Py_ssize_t c_index = item % self.c_chunks, first = item // self.c_chunks * self.across
-        cdef Py_ssize_t tile, chunk
-        for tile in range(first, first + self.across):
+        cdef Py_ssize_t c_index = item % self.c_chunks, across = self.grid.across.count
+        cdef Py_ssize_t first = item // self.c_chunks * across, tile, chunk
+        for tile in range(first, first + across):
             chunk = (tile // self.most * self.c_chunks + c_index) * self.points * self.v_step
             self.transform_input(x, tile, c_index, patch, v + chunk + tile % self.most * RUN)
 
@@ -312,11 +312,11 @@ cdef class Winograd:
                               real* v) noexcept nogil:
         """One tile of one chunk of input channels: [point, channel // RUN, tile, channel % RUN]."""
         cdef Py_ssize_t c0 = c_index * self.c_chunk
+        cdef Place place = place_of(&self.grid, tile)
         input_tiles_at(
-            self.patch, x + tile // self.tiles_image * self.H * self.W * self.x_pixel + c0,
-            self.H, self.W, self.x_pixel, min(self.c_chunk, self.C - c0),
-            tile % self.tiles_image // self.across * self.side - self.top,
-            tile % self.across * self.side - self.left, patch, v, self.most * RUN, self.v_step)
+            &self.grid, x + place.n * self.H * self.W * self.x_pixel + c0, self.H, self.W, self.x_pixel,
+            min(self.c_chunk, self.C - c0), place.row - self.top, place.column - self.left, patch, v,
+            self.most * RUN, self.v_step)
 
     cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
                        const real* b, const real* added, bint relu, real* y, real* scratch,
@@ -345,13 +345,11 @@ cdef class Winograd:
         b += group * self.k_chunks * self.k_chunk
         nothing_ahead(ahead)
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
-            ahead[0] = pixels_under(self.side, x, self.H, self.W, self.x_pixel, self.C, first + count,
-                                    min(first + count + self.most, self.tiles), self.across,
-                                    self.tiles_image)
+            ahead[0] = pixels_under(&self.grid, x, self.H, self.W, self.x_pixel, self.C, first + count,
+                                    min(first + count + self.most, self.tiles))
         if not self.flipped:  # outputs of a network: dx is mostly where another one was
-            ahead[1] = pixels_under(self.side, y + k0, self.TH, self.TW, self.y_pixel,
-                                    min(self.k_chunk, self.K - k0), first, first + count, self.across,
-                                    self.tiles_image)
+            ahead[1] = pixels_under(&self.grid, y + k0, self.TH, self.TW, self.y_pixel,
+                                    min(self.k_chunk, self.K - k0), first, first + count)
             if added != NULL:
                 ahead[2] = ahead[1]
                 ahead[2].place = added + (ahead[1].place - y)
@@ -391,15 +389,14 @@ cdef class Winograd:
                                bint relu, real* y, Py_ssize_t tile, Py_ssize_t k0,
                                vec* check) noexcept nogil:
         """One tile of y, the block's i-th, for a chunk of channels."""
-        cdef Py_ssize_t row = tile % self.tiles_image // self.across * self.side
-        cdef Py_ssize_t column = tile % self.across * self.side
-        cdef Py_ssize_t rows = min(self.side, self.TH - row), columns = min(self.side, self.TW - column)
+        cdef Place place = place_of(&self.grid, tile)
+        cdef Py_ssize_t rows = steps_to(self.TH - place.row, self.grid.down.step, self.grid.side)
+        cdef Py_ssize_t columns = steps_to(self.TW - place.column, self.grid.across.step, self.grid.side)
         cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
-        cdef Py_ssize_t place = (tile // self.tiles_image * self.TH * line + row * line
-                                 + column * self.y_pixel + k0)
+        cdef Py_ssize_t at = (place.n * self.TH + place.row) * line + place.column * self.y_pixel + k0
         while k < width:
             output_tile(self.patch, rows, columns, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
-                        NULL if added == NULL else added + place + k, relu, y + place + k, line,
-                        self.y_pixel, check)
+                        NULL if added == NULL else added + at + k, relu, y + at + k,
+                        self.grid.down.step * line, self.grid.across.step * self.y_pixel, check)
             k += VL

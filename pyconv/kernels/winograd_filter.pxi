@@ -14,33 +14,33 @@ cdef class WinogradFilter:
     ----------
     x, dy : tuple
         Shapes (N, H, W, C) and (N, OH, OW, K).
-    before : tuple
-        Zeros (h, w) above and to the left of x.
+    dilation, before : tuple
+        (h, w) each; `before` is the zeros above and to the left of x.
     """
     cdef Py_ssize_t N, H, W, C, OH, OW, K, top, left
-    cdef Py_ssize_t across, tiles_image, tiles, most, parts
+    cdef Grid grid
+    cdef Py_ssize_t tiles, most, parts
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks
     cdef Py_ssize_t v_step, d_step, q_step, area
     cdef Workspace partials, scratch
     cdef readonly Py_ssize_t work
     cdef bint spoiled                               # some of dw is not finite
 
-    def __cinit__(self, x, dy, before):
+    def __cinit__(self, x, dy, dilation, before):
         self.N, self.H, self.W, self.C = x
         self.OH, self.OW, self.K = dy[1:]
         self.top, self.left = before
         self.partials, self.scratch = Workspace(), Workspace()
-        self.cut()
+        self.cut(dilation)
 
     cdef share(self, Workspaces shared):
         """Use these workspaces."""
         self.partials, self.scratch = shared.partials, shared.scratch
 
-    cdef cut(self):
+    cdef cut(self, dilation):
         """Choose chunks, parts and blocks: by shape alone, so that sums never move."""
-        self.across = (self.OW + TILE - 1) // TILE
-        self.tiles_image = (self.OH + TILE - 1) // TILE * self.across
-        self.tiles = self.N * self.tiles_image
+        self.grid = grid_of(TILE, self.N, self.OH, self.OW, dilation[0], dilation[1])
+        self.tiles = self.grid.tiles
         self.block = 2 * VL if self.K > VL else VL
         self.c_chunk = whole_chunk(self.C, C_CHUNK, 16)
         self.k_chunk = whole_chunk(self.K, K_CHUNK, 32)
@@ -101,7 +101,8 @@ cdef class WinogradFilter:
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
         cdef Py_ssize_t tile = part * self.tiles // self.parts
         cdef Py_ssize_t end = (part + 1) * self.tiles // self.parts
-        cdef Py_ssize_t count, next, i, n, row, column, c, k
+        cdef Py_ssize_t count, next, i, c, k
+        cdef Place place
         cdef bint first = True
         cdef real* d = scratch + POINTS * self.v_step
         cdef real* q = d + POINTS * self.d_step
@@ -117,20 +118,16 @@ cdef class WinogradFilter:
         while tile < end:
             count = min(self.most, end - tile)
             for i in range(count):
-                n = (tile + i) // self.tiles_image
-                row = (tile + i) % self.tiles_image // self.across * TILE
-                column = (tile + i) % self.across * TILE
-                input_tiles_at(PATCH, x + n * self.H * self.W * self.C + c0, self.H, self.W, self.C,
-                               channels, row - self.top, column - self.left, patch,
+                place = place_of(&self.grid, tile + i)
+                input_tiles_at(&self.grid, x + place.n * self.H * self.W * self.C + c0, self.H, self.W,
+                               self.C, channels, place.row - self.top, place.column - self.left, patch,
                                scratch + i * self.c_chunk, RUN, self.v_step)
-                self.spread_tile_at(dy + n * self.OH * self.OW * self.K + k0, width, row, column,
-                                    patch + POINTS * self.c_chunk, d, i, db)
+                self.spread_tile_at(dy + place.n * self.OH * self.OW * self.K + k0, width, place.row,
+                                    place.column, patch + POINTS * self.c_chunk, d, i, db)
             tile += count
             next = min(tile + self.most, self.tiles)
-            ahead[0] = pixels_under(TILE, x + c0, self.H, self.W, self.C, channels, tile, next,
-                                    self.across, self.tiles_image)
-            ahead[1] = pixels_under(TILE, dy + k0, self.OH, self.OW, self.K, width, tile, next,
-                                    self.across, self.tiles_image)
+            ahead[0] = pixels_under(&self.grid, x + c0, self.H, self.W, self.C, channels, tile, next)
+            ahead[1] = pixels_under(&self.grid, dy + k0, self.OH, self.OW, self.K, width, tile, next)
             self.multiply(scratch, d, q, count, channels, width, first, ahead)
             first = False
         dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0
@@ -147,11 +144,14 @@ cdef class WinogradFilter:
                              Py_ssize_t column, real* patch, real* d, Py_ssize_t i,
                              real* db) noexcept nogil:
         """Tile i of the block, packed by channel blocks: [point, block, tile, lanes]."""
-        cdef Py_ssize_t line = self.OW * self.K, pixel = self.K, k = 0
-        cdef const real* p = dy + row * line + column * pixel
-        if row + TILE > self.OH or column + TILE > self.OW or width % VL:
+        cdef Py_ssize_t step_h = self.grid.down.step, step_w = self.grid.across.step, k = 0
+        cdef Py_ssize_t line = step_h * self.OW * self.K, pixel = step_w * self.K
+        cdef const real* p = dy + (row * self.OW + column) * self.K
+        if (row + (TILE - 1) * step_h >= self.OH or column + (TILE - 1) * step_w >= self.OW
+                or width % VL):
             line, pixel = TILE * self.k_chunk, self.k_chunk
-            pad_rows(dy, self.OH, self.OW, self.K, patch, TILE, pixel, row, column, TILE, width)
+            pack_panels(dy, self.OH, self.OW, self.K, patch, pixel, 0, row, TILE, step_h, column, TILE,
+                        step_w, width)
             p = patch
         while k < width:
             spread_tile(p + k, line, pixel, d + in_blocks(k, width, self.block, self.most, i),

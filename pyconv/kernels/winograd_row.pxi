@@ -4,6 +4,7 @@
 #
 # P points serve M = P - R + 1 taps: P products for what the direct sum does with R * M. At stride s
 # along the row, s neighbours count as one pixel of s times the channels, and ceil(KW / s) as the taps.
+# At a dilation d along an axis, an image is d images of every d-th row, or column.
 # Interpolation is at 0, at pairs +-p, which share their even and odd halves, and at infinity.
 #
 # Over all tiles of a band of rows each point is a product of matrices, (taps down and input channels) x
@@ -190,27 +191,30 @@ cdef inline inlined row_x_tiles(
 
 
 cdef inline inlined row_dy_tiles(
-    const Py_ssize_t pairs, const RowTransform* g, const real* dy, Py_ssize_t pixel, Py_ssize_t OW,
-    Py_ssize_t rows, Py_ssize_t lanes, real* to, Py_ssize_t to_pixel, Py_ssize_t step, real* db,
+    const Py_ssize_t pairs, const RowTransform* g, const real* dy, Py_ssize_t line, Py_ssize_t pixel,
+    Py_ssize_t inside, Py_ssize_t OW, Py_ssize_t rows, Py_ssize_t tiles, Py_ssize_t lanes, real* to,
+    Py_ssize_t to_pixel, Py_ssize_t step, real* db,
 ) noexcept nogil:
-    """Points of a vector of channels of `rows` rows as [point, row, tile]; db += the sums of dy."""
+    """Points of a vector of channels of `rows` rows as [point, row, tile]; db += the sums of dy.
+
+    There are `inside` rows of OW pixels; what is beyond is 0.
+    """
     cdef vec[ROW_POINTS] y
     cdef vec[ROW_POINTS] edge
     cdef vec zero = vec_set(0), total = vec_set(0), more, last, sums
     cdef const real* source
     cdef RowVectors s
-    cdef Py_ssize_t h, w, i, left, between
+    cdef Py_ssize_t h, t, i, left, between
     row_vectors(pairs, g, &s)
     if db != NULL:
         total = (<vec*> db)[0]
     for h in range(rows):
-        w = 0
-        while w < OW:
-            left = min(g.outputs, OW - w)
-            source, between = dy, pixel
+        for t in range(tiles):
+            left = max(0, min(g.outputs, OW - t * g.outputs)) if h < inside else 0
+            source, between = dy + h * line + t * g.outputs * pixel, pixel
             if lanes < VL:
                 for i in range(left):
-                    edge[i] = load_part(dy + i * pixel, lanes)
+                    edge[i] = load_part(source + i * pixel, lanes)
                 source, between = <const real*> edge, VL
             sums = zero
             for i in range(2 * pairs):
@@ -222,8 +226,6 @@ cdef inline inlined row_dy_tiles(
             total = total + (sums + more)
             row_of_dy(pairs, &s, y, more, last, to, step)
             to = to + to_pixel
-            dy = dy + left * pixel
-            w += g.outputs
     if db != NULL:
         (<vec*> db)[0] = total
 
@@ -241,15 +243,16 @@ cdef void row_x_tiles_of(
 
 
 cdef void row_dy_tiles_of(
-    const RowTransform* g, const real* dy, Py_ssize_t pixel, Py_ssize_t OW, Py_ssize_t rows,
-    Py_ssize_t lanes, real* to, Py_ssize_t to_pixel, Py_ssize_t step, real* db,
+    const RowTransform* g, const real* dy, Py_ssize_t line, Py_ssize_t pixel, Py_ssize_t inside,
+    Py_ssize_t OW, Py_ssize_t rows, Py_ssize_t tiles, Py_ssize_t lanes, real* to, Py_ssize_t to_pixel,
+    Py_ssize_t step, real* db,
 ) noexcept nogil:
     if g.pairs == 2:
-        row_dy_tiles(2, g, dy, pixel, OW, rows, lanes, to, to_pixel, step, db)
+        row_dy_tiles(2, g, dy, line, pixel, inside, OW, rows, tiles, lanes, to, to_pixel, step, db)
     elif g.pairs == 3:
-        row_dy_tiles(3, g, dy, pixel, OW, rows, lanes, to, to_pixel, step, db)
+        row_dy_tiles(3, g, dy, line, pixel, inside, OW, rows, tiles, lanes, to, to_pixel, step, db)
     else:
-        row_dy_tiles(4, g, dy, pixel, OW, rows, lanes, to, to_pixel, step, db)
+        row_dy_tiles(4, g, dy, line, pixel, inside, OW, rows, tiles, lanes, to, to_pixel, step, db)
 
 
 cdef void row_taps_of(
@@ -264,9 +267,10 @@ cdef void row_taps_of(
 
 
 cdef class RowWinogradFilter:
-    """dw and db of a convolution without dilation; as `Reduce`."""
+    """dw and db of one convolution; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group, KH, KW
-    cdef Py_ssize_t stride_h, stride_w, top, left
+    cdef Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
+    cdef Py_ssize_t remainders, rows, columns     # by the dilation: of an image; outputs of each
     cdef Py_ssize_t block, chunk, chunks, k_chunk, k_chunks, padded, parts, tiles, run
     cdef Py_ssize_t band, images                  # rows of a band; if those are all, of so many images
     cdef Py_ssize_t width, x_area, x_step, d_step, q_step, area
@@ -275,22 +279,26 @@ cdef class RowWinogradFilter:
     cdef readonly Py_ssize_t work
     cdef bint spoiled                             # some of dw is not finite
 
-    def __cinit__(self, x, dy, Py_ssize_t groups, kernel, stride, before):
+    def __cinit__(self, x, dy, Py_ssize_t groups, kernel, stride, dilation, before):
         self.N, self.H, self.W, self.C = x
         self.OH, self.OW, self.K = dy[1:]
         self.groups, self.C_group, self.K_group = groups, self.C // groups, self.K // groups
         self.KH, self.KW = kernel
         self.stride_h, self.stride_w = stride
+        self.dilation_h, self.dilation_w = dilation
         self.top, self.left = before
+        self.remainders = self.dilation_h * self.dilation_w
+        self.rows = (self.OH + self.dilation_h - 1) // self.dilation_h
+        self.columns = (self.OW + self.dilation_w - 1) // self.dilation_w
         self.partials, self.scratch = Workspace(), Workspace()
         taps = (self.KW + self.stride_w - 1) // self.stride_w
-        self.g = row_transform(row_pairs(taps, self.OW), taps)
+        self.g = row_transform(row_pairs(taps, self.columns), taps)
         self.cut()
 
     cdef cut(self):
         """Choose chunks, parts and bands: by shape alone, so that sums never move."""
-        cdef Py_ssize_t height
-        self.tiles = (self.OW + self.g.outputs - 1) // self.g.outputs
+        cdef Py_ssize_t height, images = self.N * self.remainders
+        self.tiles = (self.columns + self.g.outputs - 1) // self.g.outputs
         self.work = self.N * self.OH * self.OW * self.KH * self.KW * self.C_group * self.K
         self.chunk, self.k_chunk = row_chunks(self.g.points * self.KH * self.stride_w, self.C_group,
                                               self.K_group)
@@ -299,16 +307,16 @@ cdef class RowWinogradFilter:
         items = min(ITEMS, 1 + self.work // (4 * ITEM_WORK),
                     max(LEAST_PARTS, self.N * self.OH * self.OW // PART_PIXELS))
         slices = self.groups * self.chunks * self.k_chunks
-        self.parts = max(1, min((items + slices - 1) // slices, self.N * self.OH))
+        self.parts = max(1, min((items + slices - 1) // slices, images * self.rows))
         self.block = 2 * VL if self.k_chunk > VL else VL
         self.padded = (self.k_chunk + self.block - 1) // self.block * self.block
         self.run = self.KH * self.stride_w * self.chunk
         self.width = ((self.tiles - 1) * self.g.outputs + self.g.points) * self.stride_w
-        self.band = max(1, min(self.OH, ROW_BAND // self.tiles))
+        self.band = max(1, min(self.rows, ROW_BAND // self.tiles))
         self.images = 1
-        if self.band == self.OH:
-            self.images = even_part(max(1, self.N // self.parts),
-                                    max(1, ROW_BAND // max(1, self.OH * self.tiles)))
+        if self.band == self.rows:
+            self.images = even_part(max(1, images // self.parts),
+                                    max(1, ROW_BAND // max(1, self.rows * self.tiles)))
         while True:
             height = (self.band - 1) * self.stride_h + self.KH
             # 16 numbers more, so that points do not share the same lines of a cache.
@@ -377,10 +385,11 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t part = item // self.k_chunks // self.chunks // self.groups
         cdef Py_ssize_t channels = min(self.chunk, self.C_group - c0)
         cdef Py_ssize_t width = min(self.k_chunk, self.K_group - k0)
-        cdef Py_ssize_t row = part * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t end = (part + 1) * (self.N * self.OH) // self.parts
-        cdef Py_ssize_t rows, image, height, n, k, lanes, nv, i
+        cdef Py_ssize_t all_rows = self.N * self.remainders * self.rows
+        cdef Py_ssize_t row = part * all_rows // self.parts, end = (part + 1) * all_rows // self.parts
+        cdef Py_ssize_t rows, image, height, n, k, lanes, nv, ahead
         cdef Py_ssize_t pixel = self.stride_w * channels, plane
+        cdef Place place
         cdef real* v = scratch + self.x_area
         cdef real* d = v + self.g.points * self.x_step
         cdef real* q = d + self.g.points * self.d_step
@@ -394,14 +403,16 @@ cdef class RowWinogradFilter:
             memset(db, 0, self.padded * sizeof(real))
         memset(q, 0, self.g.points * self.q_step * sizeof(real))
         while row < end:
-            rows = band_rows(row, end, self.OH, self.band, self.images)
-            image = min(rows, self.OH)
+            rows = band_rows(row, end, self.rows, self.band, self.images)
+            image = min(rows, self.rows)
             height = (image - 1) * self.stride_h + self.KH
             plane = self.tiles * height * pixel
             for n in range(rows // image):
-                pad_rows(x + (row // self.OH + n) * self.H * self.W * self.C, self.H, self.W, self.C,
-                         scratch, self.width, channels, row % self.OH * self.stride_h - self.top,
-                         -self.left, height, channels)
+                place = self.first_of(row + n * image)
+                pack_panels(x + place.n * self.H * self.W * self.C, self.H, self.W, self.C, scratch,
+                            channels, 0, place.row * self.stride_h - self.top, height, self.dilation_h,
+                            place.column * self.stride_w - self.left, self.width, self.dilation_w,
+                            channels)
                 row_x_tiles_of(&self.g, scratch, self.width * channels, pixel, height, self.tiles,
                                v + n * plane, self.x_step)
             pixels = Pixels(rows, self.tiles, self.stride_h * pixel, height * pixel, image,
@@ -410,20 +421,45 @@ cdef class RowWinogradFilter:
             while k < width:
                 lanes = min(self.block, width - k)
                 nv = (lanes + VL - 1) // VL
-                source = dy + row * self.OW * self.K + k
-                for i in range(nv):
-                    row_dy_tiles_of(
-                        &self.g, source + i * VL, self.K, self.OW, rows, lanes - i * VL, d + i * VL,
-                        nv * VL, self.d_step, NULL if db == NULL else db + k + i * VL)
-                if k + self.block < width:
-                    source += self.block
-                elif row + rows < end:
-                    source += rows * self.OW * self.K - k
+                for n in range(rows // image):
+                    self.transform_dy(dy + k, row + n * image, image, lanes,
+                                      d + n * image * self.tiles * nv * VL,
+                                      NULL if db == NULL else db + k)
+                ahead = row + rows if k + self.block >= width and row + rows < end else row
+                source = dy + self.offset_of(self.first_of(ahead))
+                if ahead == row:
+                    source += k + self.block
                 self.multiply(&pixels, v, d, q + k, self.KH * pixel, nv, source)
                 k += self.block
             row += rows
         dw = dw if part == 0 else partials + (part - 1) * self.KH * self.KW * self.C_group * self.K
         self.write_taps(q, dw + c0 * self.K + group * self.K_group + k0, channels, width)
+
+    cdef Place first_of(self, Py_ssize_t row) noexcept nogil:
+        """The first output of a row: each image's remainders are behind each other."""
+        cdef Py_ssize_t remainder = row // self.rows % self.remainders
+        cdef Place place
+        place.n = row // self.rows // self.remainders
+        place.row = remainder // self.dilation_w + row % self.rows * self.dilation_h
+        place.column = remainder % self.dilation_w
+        return place
+
+    cdef Py_ssize_t offset_of(self, Place place) noexcept nogil:
+        """Where it is in dy."""
+        return ((place.n * self.OH + place.row) * self.OW + place.column) * self.K
+
+    cdef void transform_dy(self, const real* dy, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t lanes,
+                           real* to, real* db) noexcept nogil:
+        """Points of a block of channels of some rows."""
+        cdef Place first = self.first_of(row)
+        cdef Py_ssize_t i, nv = (lanes + VL - 1) // VL
+        dy += self.offset_of(first)
+        for i in range(nv):
+            row_dy_tiles_of(
+                &self.g, dy + i * VL, self.dilation_h * self.OW * self.K, self.dilation_w * self.K,
+                steps_to(self.OH - first.row, self.dilation_h, rows),
+                steps_to(self.OW - first.column, self.dilation_w, self.columns), rows, self.tiles,
+                lanes - i * VL, to + i * VL, nv * VL, self.d_step, NULL if db == NULL else db + i * VL)
 
     cdef void multiply(self, const Pixels* pixels, const real* v, const real* d, real* q,
                        Py_ssize_t run, Py_ssize_t nv, const real* ahead) noexcept nogil:

@@ -392,27 +392,6 @@ cdef inline inlined nothing_ahead(Ahead* ahead) noexcept nogil:
     memset(ahead, 0, AHEADS * sizeof(Ahead))
 
 
-cdef Ahead pixels_under(
-    Py_ssize_t side, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t pixel, Py_ssize_t width,
-    Py_ssize_t first, Py_ssize_t end, Py_ssize_t across, Py_ssize_t tiles_image,
-) noexcept nogil:
-    """The pixels that the tiles, `side` high, from `first` to `end` - 1 add, in whole rows."""
-    cdef Ahead ahead
-    cdef Py_ssize_t row = rows_before(side, first, across, tiles_image, H)
-    ahead.place = x + row * W * pixel
-    ahead.count = (rows_before(side, end, across, tiles_image, H) - row) * W
-    ahead.step, ahead.width = pixel, width
-    ahead.planes, ahead.plane = 1, 0
-    return ahead
-
-
-cdef inline Py_ssize_t rows_before(Py_ssize_t side, Py_ssize_t tile, Py_ssize_t across,
-                                   Py_ssize_t tiles_image, Py_ssize_t H) noexcept nogil:
-    """Rows of all images above the first row of tiles that does not begin before `tile`."""
-    return (tile // tiles_image * H
-            + min((tile % tiles_image + across - 1) // across * side, H))
-
-
 cdef inline inlined fetch_some(const Ahead* ahead, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
     """Some of the runs: all at once, they would keep other loads waiting."""
     cdef Py_ssize_t i, p
@@ -475,32 +454,3 @@ cdef inline Py_ssize_t in_blocks(Py_ssize_t k, Py_ssize_t width, Py_ssize_t bloc
     """Where channel k of a row lies in [block, row, lanes], blocks of whole vectors out of `width`."""
     cdef Py_ssize_t first = k // block * block
     return first * rows + (min(block, width - first) + VL - 1) // VL * VL * row + k - first
-
-
-cdef void input_tiles_at(
-    Py_ssize_t P, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, Py_ssize_t channels,
-    Py_ssize_t row, Py_ssize_t column, real* patch, real* to, Py_ssize_t run_step, Py_ssize_t step,
-) noexcept nogil:
-    """The transform of the patch at a pixel, zeros outside the image, of all of some channels.
-
-    RUN channels side by side, then `run_step` numbers on. Channels that end within a vector are copied
-    to `patch` first, [P, P, whole vectors].
-    """
-    cdef Py_ssize_t line = W * C, pixel = C, c = 0
-    cdef Py_ssize_t first_row = max(0, -row), last_row = min(P, H - row)
-    cdef Py_ssize_t first_column = max(0, -column), last_column = min(P, W - column)
-    x += row * line + column * pixel
-    if channels % VL:
-        x -= row * line + column * pixel
-        pixel = (channels + VL - 1) // VL * VL
-        pad_rows(x, H, W, C, patch, P, pixel, row, column, P, channels)
-        x, line = patch, P * pixel
-        first_row = first_column = 0
-        last_row = last_column = P
-    while c < channels:
-        if (first_row == first_column == 0) and last_row == last_column == P:
-            input_tile(P, x + c, line, pixel, to + c // RUN * run_step + c % RUN, step)
-        else:
-            input_tile_at_edge(P, x + c, line, pixel, first_row, last_row, first_column,
-                               last_column, to + c // RUN * run_step + c % RUN, step)
-        c += VL
