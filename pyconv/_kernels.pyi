@@ -144,6 +144,9 @@ class RowWinogradFilter:
     def work(self) -> int: ...
 
 @final
+class Grid: ...
+
+@final
 class Winograd:
     @property
     def work(self) -> int: ...

@@ -102,6 +102,14 @@ def test_few_tiles(shape, isa):
             assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
 
 
+@pytest.mark.parametrize("isa", KERNELS)
+def test_a_dilation_far_beyond_the_image(isa):
+    case = Case(10, 11, 16, 24, ((100, 100), (90, 90)), (100, 90))
+    direct = case.run(case.plan(isa, direct=True))
+    for got, want in zip(case.run(case.plan(isa)), direct, strict=True):
+        assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(want**2))
+
+
 @pytest.mark.parametrize("shape", SHAPES + FEW, ids=str)
 def test_same_bits_for_any_number_of_threads_and_instruction_set(shape):
     case = Case(*shape, least=1 if shape in FEW else LEAST)

@@ -108,16 +108,24 @@ cdef double cycle_cycles(K, C, groups, columns, list phases) except -1:
     return cycles
 
 
+cdef grid_tiles(outputs, dilation, side):
+    """Tiles of a `Grid`."""
+    return (outputs[0] * tiles_along(outputs[1], dilation[0], side)
+            * tiles_along(outputs[2], dilation[1], side))
+
+
 cdef double winograd_cycles(source, target, dilation, groups, bint back) except -1:
     """y or dx by `Winograd`."""
     N, H, W, _ = target
     C, K = source[3] // groups, target[3] // groups
     if min(C, K) < LEAST_CHANNELS or N * H * W < LEAST_OUTPUTS:
         return INFINITY
-    cdef Grid grid = grid_of(TILE, N, H, W, dilation[0], dilation[1])
-    if grid.tiles <= FEW_TILES:
-        grid = grid_of(SMALL_TILE, N, H, W, dilation[0], dilation[1])
-    points, tiles, vectors = (grid.side + 2) * (grid.side + 2), grid.tiles, (K + 15) // 16
+    side, vectors = TILE, (K + 15) // 16
+    tiles = grid_tiles(target, dilation, side)
+    if tiles <= FEW_TILES:
+        side = SMALL_TILE
+        tiles = grid_tiles(target, dilation, side)
+    points = (side + 2) ** 2
     filters = points * C * K * 4
     small = filters <= SHARED_BYTES
     most = 2 * BLOCK_TILES
@@ -266,7 +274,7 @@ cdef double winograd_filter_cycles(tuple x, tuple y, dilation) except -1:
     N, H, W, K = y
     if N * H * W < LEAST_OUTPUTS:
         return INFINITY
-    tiles, C, vectors = grid_of(TILE, N, H, W, dilation[0], dilation[1]).tiles, x[3], (K + 15) // 16
+    tiles, C, vectors = grid_tiles(y, dilation, TILE), x[3], (K + 15) // 16
     k_chunks = (K + K_CHUNK - 1) // K_CHUNK
     return POINTS * tiles * (1.15 * C * vectors + 11.6 * ((C + 15) // 16) * k_chunks
                              + 12.4 * vectors * ((C + C_CHUNK - 1) // C_CHUNK))
@@ -275,7 +283,7 @@ cdef double winograd_filter_cycles(tuple x, tuple y, dilation) except -1:
 cdef double rows_cycles(tuple x, tuple y, tuple w, tuple stride, tuple dilation, groups) except -1:
     """dw by `RowWinogradFilter`, as it cuts the work."""
     N, H, W, K = y
-    N *= dilation[0] * dilation[1]
+    N *= min(dilation[0], H) * min(dilation[1], W)
     H, W = (H + dilation[0] - 1) // dilation[0], (W + dilation[1] - 1) // dilation[1]
     KH, KW, C, _ = w
     K //= groups

@@ -222,9 +222,11 @@ cdef class ConvPlan:
         d = self.dilation[1]
         step, stride = (self.stride[0], self.stride[1] * d), (1, d)
         if back:
-            return (self.y, self.x, self.groups, stride, step, spread_columns(self.phases_dx(), d),
+            phases = spread_columns(self.phases_dx(), d, self.x[2])
+            return (self.y, self.x, self.groups, stride, step, phases,
                     (C_group * K, 1, K, K // self.groups))
-        return (self.x, self.y, self.groups, step, stride, spread_columns(self.phases_y(), d),
+        phases = spread_columns(self.phases_y(), d, self.y[2])
+        return (self.x, self.y, self.groups, step, stride, phases,
                 (C_group * K, K, 1, K // self.groups))
 
     cdef LineWide plan_wide(self, bint back):

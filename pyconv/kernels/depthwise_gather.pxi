@@ -71,10 +71,9 @@ cdef class DepthwiseGather(Depthwise):
             if len(rows) in (3, 5) and max(rows) - min(rows) == len(rows) - 1:
                 self.flat_rows = len(rows)
         self.picks = PICKS and source[3] < target[3]
-        self.patches = split == 1 and target[3] >= VL and all(
-            [patch_of(of_phase, step) for _, of_phase in phases])
-        if self.picks and not PATCH_PICKS(len(phases[0][1])):
-            self.patches = False
+        self.patches = (split == 1 and target[3] >= VL
+                        and all([patch_of(of_phase, step) for _, of_phase in phases])
+                        and (not self.picks or PATCH_PICKS(len(phases[0][1]))))
         reach = [tap[:2] for _, of_phase in phases for tap in of_phase]
         self.narrow = self.patches and self.crowds(source[3], reach, step)
         flat = (not self.patches and stride[1] == 1 and target[3] % VL != 0

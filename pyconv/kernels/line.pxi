@@ -38,11 +38,11 @@ cdef struct LinePhase:
     Py_ssize_t first_u            # runs * points of the phases before
 
 
-cdef list spread_columns(list phases, Py_ssize_t d):
+cdef list spread_columns(list phases, Py_ssize_t d, Py_ssize_t columns):
     """At dilation d along the rows, outputs d pixels apart share their inputs: d phases for each."""
     return phases if d == 1 else [
         ((row, r), [(h, w + r, index) for h, w, index in taps])
-        for (row, _), taps in phases for r in range(d)]
+        for (row, _), taps in phases for r in range(min(d, columns))]
 
 
 cdef Py_ssize_t longest_sum(list phases, Py_ssize_t C) except -1:

@@ -106,23 +106,20 @@ cdef extern from *:
     #endif
         *(vec*) to = v;
     }
+    /* Ask memory for `count` numbers, which then come to L2. Inlined always: GCC takes a function that
+       does nothing but prefetch for one without effect. */
+    static inline __attribute__((always_inline)) void fetch_run(const real* x, Py_ssize_t count) {
+        for (const real* end = x + count; x < end; x += 64 / sizeof(real)) prefetch_later(x);
+    }
     /* Whether `store_line` can stream pixels of C numbers that start at `to`. */
     static inline int streams_lines(const void* to, Py_ssize_t C) {
         return VEC_BYTES == 64 && ((size_t) to | (size_t) C * sizeof(real)) % 64 == 0;
     }
     """
+    void fetch_run(const real* x, Py_ssize_t count) noexcept nogil
     void store_line(real* to, vec v, bint past) noexcept nogil
     bint streams_lines(const void* to, Py_ssize_t C) noexcept nogil
     void stream(void* to, const void* source, Py_ssize_t bytes) noexcept nogil
 
 cdef enum:
     STREAM_BYTES = 25_165_824   # read and written; more do not stay in the 32 MB of a large L3
-
-
-# Inlined always: GCC takes a function that does nothing but prefetch for one without effect.
-cdef inline inlined fetch_run(const real* x, Py_ssize_t count) noexcept nogil:
-    """Ask memory for `count` numbers, which then come to L2."""
-    cdef const real* end = x + count
-    while x < end:
-        prefetch_later(x)
-        x += 64 // <Py_ssize_t> sizeof(real)  # a line of the cache

@@ -61,11 +61,11 @@ cdef class Winograd:
     flipped : bool
         False: y = x * w. True: dx = dy * w with the taps turned round and the channels exchanged.
     """
-    cdef Py_ssize_t N, H, W, C, TH, TW, K, top, left    # C and K of a group
+    cdef Py_ssize_t H, W, C, TH, TW, K                  # C and K of a group
     cdef Py_ssize_t groups, x_pixel, y_pixel, w_row, w_tap
     cdef Grid grid
     cdef Py_ssize_t patch, points                       # of a tile: inputs a side, products
-    cdef Py_ssize_t tiles, most                         # of an item
+    cdef Py_ssize_t tiles, most                         # all; those of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
     cdef Py_ssize_t v_size                              # of all tiles
@@ -78,17 +78,16 @@ cdef class Winograd:
     cdef Workspace filters, last_w, inputs, scratch, bias
 
     def __cinit__(self, source, target, Py_ssize_t groups, dilation, before, bint flipped):
-        self.N, self.H, self.W, self.x_pixel = source
+        self.H, self.W, self.x_pixel = source[1:]
         self.TH, self.TW, self.y_pixel = target[1:]
         self.groups, self.C, self.K = groups, self.x_pixel // groups, self.y_pixel // groups
         self.w_row = self.x_pixel if flipped else self.y_pixel
         self.w_tap = self.w_row * (self.K if flipped else self.C)
-        self.top, self.left = before
         self.flipped = flipped
         self.filters, self.last_w, self.inputs = Workspace(), Workspace(), Workspace()
         self.scratch, self.bias = Workspace(), Workspace()
         self.known = False
-        self.cut(dilation)
+        self.cut((source, target, before, dilation))
 
     cdef share(self, Workspaces shared, bint filters):
         """Use these workspaces; for `filters` too, unless they are kept."""
@@ -96,13 +95,13 @@ cdef class Winograd:
         if filters and not self.kept:
             self.filters = shared.filters
 
-    cdef cut(self, dilation):
+    cdef cut(self, tuple shapes):
         """Choose tiles, chunks and work items: by shape alone."""
         cdef Py_ssize_t blocks, most = K_CHUNK
         cdef bint small
-        self.grid = grid_of(TILE, self.N, self.TH, self.TW, dilation[0], dilation[1])
+        self.grid = Grid(TILE, *shapes)
         if self.grid.tiles <= FEW_TILES:
-            self.grid = grid_of(SMALL_TILE, self.N, self.TH, self.TW, dilation[0], dilation[1])
+            self.grid = Grid(SMALL_TILE, *shapes)
         self.patch = self.grid.side + 2
         self.points = self.patch * self.patch
         small = self.points * self.C * self.K * <Py_ssize_t> sizeof(real) <= SHARED_BYTES
@@ -169,7 +168,7 @@ cdef class Winograd:
             mine, filters, own = filters, 0, apart(u_size)
         u = self.filters.take(max(u_size, threads * own) if self.shared else 0)
         if self.staged:
-            inputs = self.groups * self.c_chunks * self.tiles // self.grid.across.count
+            inputs = self.groups * self.c_chunks * self.tiles // self.grid.across
         with nogil:
             if filters + inputs:
                 share_out(&shares, filters + inputs, threads)
@@ -302,21 +301,20 @@ cdef class Winograd:
 
     cdef void transform_row(self, const real* x, real* v, real* patch, Py_ssize_t item) noexcept nogil:
         """A row of tiles of one image, for one chunk of channels."""
-        cdef Py_ssize_t c_index = item % self.c_chunks, across = self.grid.across.count
+        cdef Py_ssize_t c_index = item % self.c_chunks, across = self.grid.across
         cdef Py_ssize_t first = item // self.c_chunks * across, tile, chunk
+        cdef Place place = self.grid.place_of(first)
         for tile in range(first, first + across):
             chunk = (tile // self.most * self.c_chunks + c_index) * self.points * self.v_step
-            self.transform_input(x, tile, c_index, patch, v + chunk + tile % self.most * RUN)
+            self.transform_input(x, &place, c_index, patch, v + chunk + tile % self.most * RUN)
+            self.grid.move_on(&place)
 
-    cdef void transform_input(self, const real* x, Py_ssize_t tile, Py_ssize_t c_index, real* patch,
+    cdef void transform_input(self, const real* x, const Place* place, Py_ssize_t c_index, real* patch,
                               real* v) noexcept nogil:
         """One tile of one chunk of input channels: [point, channel // RUN, tile, channel % RUN]."""
         cdef Py_ssize_t c0 = c_index * self.c_chunk
-        cdef Place place = place_of(&self.grid, tile)
-        input_tiles_at(
-            &self.grid, x + place.n * self.H * self.W * self.x_pixel + c0, self.H, self.W, self.x_pixel,
-            min(self.c_chunk, self.C - c0), place.row - self.top, place.column - self.left, patch, v,
-            self.most * RUN, self.v_step)
+        input_tiles_at(self.grid, place, x + c0, self.H, self.W, self.x_pixel,
+                       min(self.c_chunk, self.C - c0), patch, v, self.most * RUN, self.v_step)
 
     cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
                        const real* b, const real* added, bint relu, real* y, real* scratch,
@@ -333,6 +331,7 @@ cdef class Winograd:
         cdef real* own_u = patch + self.points * self.c_chunk
         cdef const real* from_u = own_u
         cdef const real* from_v = scratch
+        cdef Place place
         cdef vec check = vec_set(0)
         cdef Ahead[AHEADS] ahead
         x += group * self.C
@@ -345,11 +344,11 @@ cdef class Winograd:
         b += group * self.k_chunks * self.k_chunk
         nothing_ahead(ahead)
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
-            ahead[0] = pixels_under(&self.grid, x, self.H, self.W, self.x_pixel, self.C, first + count,
-                                    min(first + count + self.most, self.tiles))
+            ahead[0] = self.grid.pixels_under(x, self.H, self.W, self.x_pixel, self.C, first + count,
+                                              min(first + count + self.most, self.tiles))
         if not self.flipped:  # outputs of a network: dx is mostly where another one was
-            ahead[1] = pixels_under(&self.grid, y + k0, self.TH, self.TW, self.y_pixel,
-                                    min(self.k_chunk, self.K - k0), first, first + count)
+            ahead[1] = self.grid.pixels_under(y + k0, self.TH, self.TW, self.y_pixel,
+                                              min(self.k_chunk, self.K - k0), first, first + count)
             if added != NULL:
                 ahead[2] = ahead[1]
                 ahead[2].place = added + (ahead[1].place - y)
@@ -363,14 +362,18 @@ cdef class Winograd:
             if self.staged:
                 from_v = v + (first // self.most * self.c_chunks + c_index) * self.points * self.v_step
             else:
+                place = self.grid.place_of(first)
                 for i in range(count):
-                    self.transform_input(x, first + i, c_index, patch, scratch + i * RUN)
+                    self.transform_input(x, &place, c_index, patch, scratch + i * RUN)
+                    self.grid.move_on(&place)
             if not self.shared:
                 ahead[3] = self.next_filters(w, c_index, k_index)
             self.multiply(from_v, from_u, c_index == 0, m, count, channels, k0, ahead)
             nothing_ahead(ahead)
+        place = self.grid.place_of(first)
         for i in range(count):
-            self.transform_output(m, i, b, added, relu, y, first + i, k0, &check)
+            self.transform_output(m, i, b, added, relu, y, &place, k0, &check)
+            self.grid.move_on(&place)
         if any_nan(check):
             self.spoiled = True
 
@@ -381,22 +384,21 @@ cdef class Winograd:
         m is [point, block, tile, lanes].
         """
         at_all_points(
-            tiles_at_point, self.points, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh,
+            tiles_at_points, self.points, count, RUN, min(self.k_chunk, self.K - k0), self.block, fresh,
             v, self.v_step, channels, self.most * RUN, u, self.u_step, channels, m, self.m_step,
             self.most, ahead)
 
     cdef void transform_output(self, const real* m, Py_ssize_t i, const real* b, const real* added,
-                               bint relu, real* y, Py_ssize_t tile, Py_ssize_t k0,
+                               bint relu, real* y, const Place* place, Py_ssize_t k0,
                                vec* check) noexcept nogil:
         """One tile of y, the block's i-th, for a chunk of channels."""
-        cdef Place place = place_of(&self.grid, tile)
-        cdef Py_ssize_t rows = steps_to(self.TH - place.row, self.grid.down.step, self.grid.side)
-        cdef Py_ssize_t columns = steps_to(self.TW - place.column, self.grid.across.step, self.grid.side)
+        cdef const Strip* row = &self.grid.rows[place.row]
+        cdef const Strip* column = &self.grid.columns[place.column]
         cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
-        cdef Py_ssize_t at = (place.n * self.TH + place.row) * line + place.column * self.y_pixel + k0
+        cdef Py_ssize_t at = (place.n * self.TH + row.output) * line + column.output * self.y_pixel + k0
         while k < width:
-            output_tile(self.patch, rows, columns, min(VL, width - k),
+            output_tile(self.patch, row.outputs, column.outputs, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
                         NULL if added == NULL else added + at + k, relu, y + at + k,
-                        self.grid.down.step * line, self.grid.across.step * self.y_pixel, check)
+                        self.grid.step_h * line, self.grid.step_w * self.y_pixel, check)
             k += VL

@@ -17,7 +17,7 @@ cdef class WinogradFilter:
     dilation, before : tuple
         (h, w) each; `before` is the zeros above and to the left of x.
     """
-    cdef Py_ssize_t N, H, W, C, OH, OW, K, top, left
+    cdef Py_ssize_t H, W, C, OH, OW, K
     cdef Grid grid
     cdef Py_ssize_t tiles, most, parts
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks
@@ -27,19 +27,18 @@ cdef class WinogradFilter:
     cdef bint spoiled                               # some of dw is not finite
 
     def __cinit__(self, x, dy, dilation, before):
-        self.N, self.H, self.W, self.C = x
+        self.H, self.W, self.C = x[1:]
         self.OH, self.OW, self.K = dy[1:]
-        self.top, self.left = before
+        self.grid = Grid(TILE, x, dy, before, dilation)
         self.partials, self.scratch = Workspace(), Workspace()
-        self.cut(dilation)
+        self.cut()
 
     cdef share(self, Workspaces shared):
         """Use these workspaces."""
         self.partials, self.scratch = shared.partials, shared.scratch
 
-    cdef cut(self, dilation):
+    cdef cut(self):
         """Choose chunks, parts and blocks: by shape alone, so that sums never move."""
-        self.grid = grid_of(TILE, self.N, self.OH, self.OW, dilation[0], dilation[1])
         self.tiles = self.grid.tiles
         self.block = 2 * VL if self.K > VL else VL
         self.c_chunk = whole_chunk(self.C, C_CHUNK, 16)
@@ -117,17 +116,16 @@ cdef class WinogradFilter:
             memset(db, 0, self.k_chunk * sizeof(real))
         while tile < end:
             count = min(self.most, end - tile)
+            place = self.grid.place_of(tile)
             for i in range(count):
-                place = place_of(&self.grid, tile + i)
-                input_tiles_at(&self.grid, x + place.n * self.H * self.W * self.C + c0, self.H, self.W,
-                               self.C, channels, place.row - self.top, place.column - self.left, patch,
+                input_tiles_at(self.grid, &place, x + c0, self.H, self.W, self.C, channels, patch,
                                scratch + i * self.c_chunk, RUN, self.v_step)
-                self.spread_tile_at(dy + place.n * self.OH * self.OW * self.K + k0, width, place.row,
-                                    place.column, patch + POINTS * self.c_chunk, d, i, db)
+                self.spread_tile_at(&place, dy + k0, width, patch + POINTS * self.c_chunk, d, i, db)
+                self.grid.move_on(&place)
             tile += count
             next = min(tile + self.most, self.tiles)
-            ahead[0] = pixels_under(&self.grid, x + c0, self.H, self.W, self.C, channels, tile, next)
-            ahead[1] = pixels_under(&self.grid, dy + k0, self.OH, self.OW, self.K, width, tile, next)
+            ahead[0] = self.grid.pixels_under(x + c0, self.H, self.W, self.C, channels, tile, next)
+            ahead[1] = self.grid.pixels_under(dy + k0, self.OH, self.OW, self.K, width, tile, next)
             self.multiply(scratch, d, q, count, channels, width, first, ahead)
             first = False
         dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0
@@ -140,18 +138,20 @@ cdef class WinogradFilter:
         if any_nan(check):
             self.spoiled = True
 
-    cdef void spread_tile_at(self, const real* dy, Py_ssize_t width, Py_ssize_t row,
-                             Py_ssize_t column, real* patch, real* d, Py_ssize_t i,
-                             real* db) noexcept nogil:
+    cdef void spread_tile_at(self, const Place* place, const real* dy, Py_ssize_t width, real* patch,
+                             real* d, Py_ssize_t i, real* db) noexcept nogil:
         """Tile i of the block, packed by channel blocks: [point, block, tile, lanes]."""
-        cdef Py_ssize_t step_h = self.grid.down.step, step_w = self.grid.across.step, k = 0
-        cdef Py_ssize_t line = step_h * self.OW * self.K, pixel = step_w * self.K
-        cdef const real* p = dy + (row * self.OW + column) * self.K
-        if (row + (TILE - 1) * step_h >= self.OH or column + (TILE - 1) * step_w >= self.OW
-                or width % VL):
+        cdef const Strip* row = &self.grid.rows[place.row]
+        cdef const Strip* column = &self.grid.columns[place.column]
+        cdef Py_ssize_t line = self.grid.step_h * self.OW * self.K, pixel = self.grid.step_w * self.K
+        cdef Py_ssize_t k = 0
+        cdef const real* p
+        dy += place.n * self.OH * self.OW * self.K
+        p = dy + (row.output * self.OW + column.output) * self.K
+        if row.outputs < TILE or column.outputs < TILE or width % VL:
             line, pixel = TILE * self.k_chunk, self.k_chunk
-            pack_panels(dy, self.OH, self.OW, self.K, patch, pixel, 0, row, TILE, step_h, column, TILE,
-                        step_w, width)
+            pack_panels(dy, self.OH, self.OW, self.K, patch, pixel, 0, row.output, TILE,
+                        self.grid.step_h, column.output, TILE, self.grid.step_w, width)
             p = patch
         while k < width:
             spread_tile(p + k, line, pixel, d + in_blocks(k, width, self.block, self.most, i),
@@ -166,5 +166,5 @@ cdef class WinogradFilter:
         q is [point, block, c, lanes].
         """
         at_all_points(
-            channels_at_point, POINTS, channels, 1, width, self.block, first, v, self.v_step, count,
+            channels_at_points, POINTS, channels, 1, width, self.block, first, v, self.v_step, count,
             self.c_chunk, d, self.d_step, self.most, q, self.q_step, channels, ahead)

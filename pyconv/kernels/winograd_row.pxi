@@ -27,6 +27,10 @@ cdef struct RowTransform:
     real product[ROW_PAIRS + 1]         # of that over all pairs
 
 
+cdef struct Pixel:
+    Py_ssize_t n, row, column
+
+
 cdef tuple ROW_PLACES = ((0.5, 1.0), (0.5, 1.0, 2.0), (0.5, 0.5 ** 0.5, 2.0 ** 0.5, 2.0))
 
 
@@ -270,7 +274,8 @@ cdef class RowWinogradFilter:
     """dw and db of one convolution; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group, KH, KW
     cdef Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
-    cdef Py_ssize_t remainders, rows, columns     # by the dilation: of an image; outputs of each
+    cdef Py_ssize_t remainders, beside            # by the dilation: of an image, and of its columns
+    cdef Py_ssize_t rows, columns                 # outputs of a remainder
     cdef Py_ssize_t block, chunk, chunks, k_chunk, k_chunks, padded, parts, tiles, run
     cdef Py_ssize_t band, images                  # rows of a band; if those are all, of so many images
     cdef Py_ssize_t width, x_area, x_step, d_step, q_step, area
@@ -287,7 +292,8 @@ cdef class RowWinogradFilter:
         self.stride_h, self.stride_w = stride
         self.dilation_h, self.dilation_w = dilation
         self.top, self.left = before
-        self.remainders = self.dilation_h * self.dilation_w
+        self.beside = min(self.dilation_w, self.OW)
+        self.remainders = min(self.dilation_h, self.OH) * self.beside
         self.rows = (self.OH + self.dilation_h - 1) // self.dilation_h
         self.columns = (self.OW + self.dilation_w - 1) // self.dilation_w
         self.partials, self.scratch = Workspace(), Workspace()
@@ -389,7 +395,7 @@ cdef class RowWinogradFilter:
         cdef Py_ssize_t row = part * all_rows // self.parts, end = (part + 1) * all_rows // self.parts
         cdef Py_ssize_t rows, image, height, n, k, lanes, nv, ahead
         cdef Py_ssize_t pixel = self.stride_w * channels, plane
-        cdef Place place
+        cdef Pixel place
         cdef real* v = scratch + self.x_area
         cdef real* d = v + self.g.points * self.x_step
         cdef real* q = d + self.g.points * self.d_step
@@ -435,23 +441,23 @@ cdef class RowWinogradFilter:
         dw = dw if part == 0 else partials + (part - 1) * self.KH * self.KW * self.C_group * self.K
         self.write_taps(q, dw + c0 * self.K + group * self.K_group + k0, channels, width)
 
-    cdef Place first_of(self, Py_ssize_t row) noexcept nogil:
+    cdef Pixel first_of(self, Py_ssize_t row) noexcept nogil:
         """The first output of a row: each image's remainders are behind each other."""
         cdef Py_ssize_t remainder = row // self.rows % self.remainders
-        cdef Place place
+        cdef Pixel place
         place.n = row // self.rows // self.remainders
-        place.row = remainder // self.dilation_w + row % self.rows * self.dilation_h
-        place.column = remainder % self.dilation_w
+        place.row = remainder // self.beside + row % self.rows * self.dilation_h
+        place.column = remainder % self.beside
         return place
 
-    cdef Py_ssize_t offset_of(self, Place place) noexcept nogil:
+    cdef Py_ssize_t offset_of(self, Pixel place) noexcept nogil:
         """Where it is in dy."""
         return ((place.n * self.OH + place.row) * self.OW + place.column) * self.K
 
     cdef void transform_dy(self, const real* dy, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t lanes,
                            real* to, real* db) noexcept nogil:
         """Points of a block of channels of some rows."""
-        cdef Place first = self.first_of(row)
+        cdef Pixel first = self.first_of(row)
         cdef Py_ssize_t i, nv = (lanes + VL - 1) // VL
         dy += self.offset_of(first)
         for i in range(nv):

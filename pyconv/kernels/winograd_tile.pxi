@@ -311,45 +311,83 @@ cdef extern from *:
         }
     }
 
+    /* What is needed after the products, and comes from memory meanwhile: runs of `width` numbers,
+       `step` apart, in each of some planes; `some` runs at a point, or other loads would wait. */
+    typedef struct {
+        const real* place;
+        Py_ssize_t count, step, width, planes, plane, some;
+    } Ahead;
+
+    /* Points that are multiplied one after the other: where the first one's numbers are, and how far the
+       next one's. */
+    typedef struct {
+        Py_ssize_t count;
+        int fresh, aheads;
+        const real *v, *u;
+        real* m;
+        Py_ssize_t v_step, u_step, m_step;
+        Ahead* ahead;
+    } Points;
+
+    static __attribute__((noinline)) void fetch_some(Ahead* a) {
+        const Py_ssize_t runs = a->count < a->some ? a->count : a->some;
+        const real* place = a->place;
+        a->place += runs * a->step;
+        a->count -= runs;
+        for (Py_ssize_t p = 0; p < a->planes; p++, place += a->plane)
+            if (a->step == a->width) fetch_run(place, runs * a->step);
+            else for (Py_ssize_t i = 0; i < runs; i++) fetch_run(place + i * a->step, a->width);
+    }
+
     /* Rows of a tile of one vector: 16 sums and a vector of weights, or 12 in 16 registers. */
     #define POINT_ROWS(nv) ((nv) == 2 ? TILE_2 : VEC_BYTES == 64 ? 16 : 12)
-    #define POINT(rows, nv) case 2 * (rows) + (nv) - 1: \
-        point_tiles(rows, nv, 1, x_step, fetched, fresh, x, length, run, run_step, j_step, w, m); \
-        point_tiles(rows, nv, 0, x_step, tiles - fetched, fresh, x + fetched * rows * x_step, length, \
-                    run, run_step, j_step, w, m + fetched * rows * nv * VL); \
+    #define POINTS_OF(rows, nv) case 2 * (rows) + (nv) - 1: \
+        for (Py_ssize_t e = 0; e < p->count; e++) { \
+            for (int i = 0; i < p->aheads; i++) fetch_some(p->ahead + i); \
+            point_tiles(rows, nv, 1, x_step, fetched, p->fresh, v, length, run, run_step, j_step, u, \
+                        m); \
+            point_tiles(rows, nv, 0, x_step, tiles - fetched, p->fresh, v + fetched * rows * x_step, \
+                        length, run, run_step, j_step, u, m + fetched * rows * nv * VL); \
+            v += p->v_step, u += p->u_step, m += p->m_step; \
+        } \
         break;
 
     /* `point_tiles` of 1 to POINT_ROWS rows; the first `fetched` tiles, 0 or 1, fetch w. Shapes must be
        constants where they are inlined. */
     INLINED void point_tiles_of(
-            Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles, Py_ssize_t fetched,
-            int fresh, const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
-            Py_ssize_t j_step, const real* w, real* m) {
+            const Points* p, Py_ssize_t rows, Py_ssize_t nv, const int x_step, Py_ssize_t tiles,
+            Py_ssize_t fetched, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
+            Py_ssize_t j_step) {
+        const real *v = p->v, *u = p->u;
+        real* m = p->m;
         switch (2 * rows + nv - 1) {
-            POINT(1, 1) POINT(2, 1) POINT(3, 1) POINT(4, 1) POINT(5, 1) POINT(6, 1) POINT(7, 1)
-            POINT(8, 1) POINT(9, 1) POINT(10, 1) POINT(11, 1) POINT(12, 1)
-            POINT(1, 2) POINT(2, 2) POINT(3, 2) POINT(4, 2) POINT(5, 2) POINT(6, 2)
+            POINTS_OF(1, 1) POINTS_OF(2, 1) POINTS_OF(3, 1) POINTS_OF(4, 1) POINTS_OF(5, 1)
+            POINTS_OF(6, 1) POINTS_OF(7, 1) POINTS_OF(8, 1) POINTS_OF(9, 1) POINTS_OF(10, 1)
+            POINTS_OF(11, 1) POINTS_OF(12, 1)
+            POINTS_OF(1, 2) POINTS_OF(2, 2) POINTS_OF(3, 2) POINTS_OF(4, 2) POINTS_OF(5, 2)
+            POINTS_OF(6, 2)
     #if VEC_BYTES == 64
-            POINT(13, 1) POINT(14, 1) POINT(15, 1) POINT(16, 1)
-            POINT(7, 2) POINT(8, 2) POINT(9, 2) POINT(10, 2) POINT(11, 2) POINT(12, 2)
+            POINTS_OF(13, 1) POINTS_OF(14, 1) POINTS_OF(15, 1) POINTS_OF(16, 1)
+            POINTS_OF(7, 2) POINTS_OF(8, 2) POINTS_OF(9, 2) POINTS_OF(10, 2) POINTS_OF(11, 2)
+            POINTS_OF(12, 2)
     #endif
         }
     }
 
     /* y and dx: rows are tiles, sums run over input channels, RUN of a tile side by side. */
-    static void tiles_at_point(
-            Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
-            Py_ssize_t channels, Py_ssize_t run_step, const real* u, real* m) {
+    static void tiles_at_points(
+            const Points* p, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, Py_ssize_t channels,
+            Py_ssize_t run_step) {
         /* The hardware alone lags behind two lines a product; fewer channels are in L1 too soon. */
         const int fetched = tiles > 0 && channels * nv * VEC_BYTES > 4096;
-        point_tiles_of(rows, nv, 16, tiles, fetched, fresh, v, channels, 16, run_step, 1, u, m);
+        point_tiles_of(p, rows, nv, 16, tiles, fetched, channels, 16, run_step, 1);
     }
 
     /* dw: rows are input channels, sums run over tiles, v_step apart. */
-    static void channels_at_point(
-            Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, int fresh, const real* v,
-            Py_ssize_t length, Py_ssize_t v_step, const real* d, real* q) {
-        point_tiles_of(rows, nv, 1, tiles, 0, fresh, v, length, length, 0, v_step, d, q);
+    static void channels_at_points(
+            const Points* p, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, Py_ssize_t length,
+            Py_ssize_t v_step) {
+        point_tiles_of(p, rows, nv, 1, tiles, 0, length, length, 0, v_step);
     }
     """
     const real HALF, TWO
@@ -369,50 +407,42 @@ cdef extern from *:
                      real* db) noexcept nogil
     void taps_tile(const real* q, Py_ssize_t step, real* dw, Py_ssize_t tap, Py_ssize_t ahead,
                    Py_ssize_t lanes, vec* check) noexcept nogil
-    void tiles_at_point(
-        Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v,
-        Py_ssize_t channels, Py_ssize_t run_step, const real* u,
-        real* m) noexcept nogil
-    void channels_at_point(
-        Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
-        Py_ssize_t v_step, const real* d, real* q) noexcept nogil
+    ctypedef struct Ahead:
+        const real* place
+        Py_ssize_t count, step, width, planes, plane, some
+    ctypedef struct Points:
+        Py_ssize_t count
+        bint fresh
+        int aheads
+        const real* v
+        const real* u
+        real* m
+        Py_ssize_t v_step, u_step, m_step
+        Ahead* ahead
+    void tiles_at_points(
+        const Points* p, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, Py_ssize_t channels,
+        Py_ssize_t run_step) noexcept nogil
+    void channels_at_points(
+        const Points* p, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, Py_ssize_t length,
+        Py_ssize_t v_step) noexcept nogil
 
 
 cdef enum:
     AHEADS = 4                          # places: the next pixels, outputs, what is added, filters
 
 
-cdef struct Ahead:  # what is needed after the products, and comes from memory meanwhile
-    const real* place
-    Py_ssize_t count, step, width       # so many runs of `width` numbers, `step` apart,
-    Py_ssize_t planes, plane            # in each of so many planes, `plane` apart
-
-
 cdef inline inlined nothing_ahead(Ahead* ahead) noexcept nogil:
     memset(ahead, 0, AHEADS * sizeof(Ahead))
 
 
-cdef inline inlined fetch_some(const Ahead* ahead, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
-    """Some of the runs: all at once, they would keep other loads waiting."""
-    cdef Py_ssize_t i, p
-    cdef const real* place = ahead.place
-    for p in range(ahead.planes):
-        if ahead.step == ahead.width:
-            fetch_run(place + first * ahead.step, (end - first) * ahead.step)
-        else:
-            for i in range(first, end):
-                fetch_run(place + i * ahead.step, ahead.width)
-        place += ahead.plane
-
-
-# Either of them: `tiles` times `rows` sums of `length` products.
-ctypedef void (*at_point)(
-    Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, bint fresh, const real* v, Py_ssize_t length,
-    Py_ssize_t step, const real* u, real* m) noexcept nogil
+# Either of them: `tiles` times `rows` sums of `length` products, at some points.
+ctypedef void (*at_points)(
+    const Points* p, Py_ssize_t rows, Py_ssize_t nv, Py_ssize_t tiles, Py_ssize_t length,
+    Py_ssize_t step) noexcept nogil
 
 
 cdef void at_all_points(
-    at_point multiply, Py_ssize_t points, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width,
+    at_points multiply, Py_ssize_t points, Py_ssize_t count, Py_ssize_t v_row, Py_ssize_t width,
     Py_ssize_t block, bint fresh, const real* v, Py_ssize_t v_step, Py_ssize_t length,
     Py_ssize_t step, const real* u, Py_ssize_t u_step, Py_ssize_t u_rows, real* m,
     Py_ssize_t m_step, Py_ssize_t m_rows, const Ahead* ahead,
@@ -422,35 +452,38 @@ cdef void at_all_points(
     u and m are [point, block, row, lanes] of u_rows and m_rows rows. Meanwhile they fetch what is
     `ahead`: the transforms would wait for it.
     """
-    cdef Py_ssize_t place, e, k, nv, last_nv = 0, rows = 0, tiles = 0
-    cdef Py_ssize_t parts = points * ((width + block - 1) // block), end
-    cdef Py_ssize_t[AHEADS] some, fetched
-    cdef const real* from_u
-    cdef real* to
+    cdef Py_ssize_t place, e = 0, k, nv, last_nv = 0, rows = 0, tiles = 0
+    cdef Py_ssize_t parts = points * ((width + block - 1) // block), places = 0
+    cdef Ahead[AHEADS] left
+    cdef Points p
     for place in range(AHEADS):
-        some[place], fetched[place] = (ahead[place].count + parts - 1) // parts, 0
-    for e in range(points):
+        if ahead[place].count > 0:
+            left[places] = ahead[place]
+            left[places].some = (ahead[place].count + parts - 1) // parts
+            places += 1
+    # All points of one block are one call, which takes as long as some products of 16 channels.
+    p.count, p.fresh, p.ahead = points if width <= block else 1, fresh, left
+    p.v_step, p.u_step, p.m_step = v_step, u_step, m_step
+    while e < points:
         k = 0
         while k < width:
             nv = (min(block, width - k) + VL - 1) // VL
             if nv != last_nv:  # divisions take as long as some of the tiles
                 last_nv, rows = nv, even_part(count, POINT_ROWS(nv))
                 tiles = count // rows
-            for place in range(AHEADS):
-                if fetched[place] < ahead[place].count:
-                    end = min(fetched[place] + some[place], ahead[place].count)
-                    fetch_some(&ahead[place], fetched[place], end)
-                    fetched[place] = end
-            from_u, to = u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
-            multiply(rows, nv, tiles, fresh, v, length, step, from_u, to)
-            multiply(count - tiles * rows, nv, 1, fresh, v + tiles * rows * v_row, length, step, from_u,
-                     to + tiles * rows * nv * VL)
+            p.v, p.u, p.m = v, u + e * u_step + k * u_rows, m + e * m_step + k * m_rows
+            p.aheads = places
+            multiply(&p, rows, nv, tiles, length, step)
+            if tiles * rows < count:
+                p.v, p.m, p.aheads = v + tiles * rows * v_row, p.m + tiles * rows * nv * VL, 0
+                multiply(&p, count - tiles * rows, nv, 1, length, step)
             k += block
-        v += v_step
+        v += p.count * v_step
+        e += p.count
 
 
 cdef inline Py_ssize_t in_blocks(Py_ssize_t k, Py_ssize_t width, Py_ssize_t block, Py_ssize_t rows,
                                  Py_ssize_t row) noexcept nogil:
     """Where channel k of a row lies in [block, row, lanes], blocks of whole vectors out of `width`."""
-    cdef Py_ssize_t first = k // block * block
+    cdef Py_ssize_t first = k & -block  # VL or twice that: powers of two
     return first * rows + (min(block, width - first) + VL - 1) // VL * VL * row + k - first
