@@ -79,6 +79,34 @@ cdef bint cycle_pays(Py_ssize_t K, Py_ssize_t C, Py_ssize_t groups, Py_ssize_t c
         K, C, columns, step, phases, False, 1, 1)
 
 
+cdef real* pack_run(
+    const real* w, Py_ssize_t w_tap, Py_ssize_t w_in, Py_ssize_t w_out, const Py_ssize_t* tap,
+    Py_ssize_t length, Py_ssize_t C, Py_ssize_t K, Py_ssize_t P, real* to,
+) noexcept nogil:
+    """The weights of a run of taps, `length` numbers, among zeros: [P numbers at a time][channel, part].
+
+    Returns where they end.
+    """
+    cdef Py_ssize_t i = 0, j, k, c = 0, part, count, some
+    cdef const real* source
+    while i < length:
+        count = min(P, length - i)
+        part = P - count  # the last ones are read with those before
+        i += count
+        while count:
+            # Neighbours of one tap, if they are neighbours in w.
+            some = min(count, C - c) if w_in == 1 else 1
+            source = w + tap[0] * w_tap + c * w_in
+            for k in range(K):
+                for j in range(some):
+                    to[k * P + part + j] = source[k * w_out + j]
+            part, count, c = part + some, count - some, c + some
+            if c == C:
+                tap, c = tap + 1, 0
+        to += LANES
+    return to
+
+
 cdef inline inlined cycle_tiles(
     const Py_ssize_t rows, const Py_ssize_t P, const Block* block, Py_ssize_t K, const real* x,
     const real* w, real* y,

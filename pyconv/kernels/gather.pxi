@@ -295,29 +295,15 @@ cdef class Gather(Packer):
 
     cdef void pack_cycles(self, const real* w, real* packed) noexcept nogil:
         """The same for cycle.pxi: [phase, run, P numbers at a time][channel, part]."""
-        cdef Py_ssize_t p, run, i, j, k, c, tap, part, count, some
-        cdef const real* source
+        cdef Py_ssize_t p, run, tap
         cdef const Columns* span
         memset(packed, 0, self.packed_size * sizeof(real))
         for p in range(self.phase_count):
             span = &self.spans[self.phases[p].first_span]
             for run in range(self.phases[p].tap_rows * span.runs):
-                tap, c, i = self.phases[p].first_tap + run * span.length // self.C_group, 0, 0
-                while i < span.length:
-                    count = min(self.cycle, span.length - i)
-                    part = self.cycle - count  # the last ones are read with those before
-                    i += count
-                    while count:
-                        # Neighbours of one tap, if they are neighbours in w.
-                        some = min(count, self.C_group - c) if self.w_in == 1 else 1
-                        source = w + self.tap_index[tap] * self.w_tap + c * self.w_in
-                        for k in range(self.K_group):
-                            for j in range(some):
-                                packed[k * self.cycle + part + j] = source[k * self.w_out + j]
-                        part, count, c = part + some, count - some, c + some
-                        if c == self.C_group:
-                            tap, c = tap + 1, 0
-                    packed += LANES
+                tap = self.phases[p].first_tap + run * span.length // self.C_group
+                packed = pack_run(w, self.w_tap, self.w_in, self.w_out, self.tap_index + tap,
+                                  span.length, self.C_group, self.K_group, self.cycle, packed)
 
     cdef void run_item(self, const real* x, const real* packed, const real* b, bint relu, real* y,
                        real* scratch, Py_ssize_t item) noexcept nogil:
