@@ -61,6 +61,18 @@ def predicted_counts(threads: Iterable[int]) -> list[int]:
 def print_predictions(predictions: Iterable[Prediction], threads: list[int]) -> list[Prediction]:
     """Print one line per layer and direction as it comes; returns all predictions."""
     counts = predicted_counts(threads)
+    everything: list[Prediction] = []
+    for p in predictions:
+        if not everything:
+            _print_heading(counts)
+        print(f"{p.shape.name:<14}{p.direction:<14}{sum(map(len, p.regions)):>7}"
+              f"{100 * p.serial / p.seconds(1):10.1f}"
+              + "".join(f"{p.speed_up(count):10.2f}" for count in counts), flush=True)
+        everything.append(p)
+    return everything
+
+
+def _print_heading(counts: list[int]) -> None:
     print("\nPredicted, not measured: times as fast as on 1 thread, by list scheduling of each work "
           "item's\nmeasured time on 1 thread, plus for each parallel region "
           + ", ".join(f"{1e6 * region_seconds(count):.1f} us on {label_threads(count)}"
@@ -68,13 +80,6 @@ def print_predictions(predictions: Iterable[Prediction], threads: list[int]) -> 
           + ".\nMemory bandwidth, which threads share, is left out: an upper bound.\n")
     print(f"{'layer':<14}{'direction':<14}{'items':>7}{'serial %':>10}"
           + "".join(f"{f'x on {count}':>10}" for count in counts))
-    everything = []
-    for p in predictions:
-        print(f"{p.shape.name:<14}{p.direction:<14}{sum(map(len, p.regions)):>7}"
-              f"{100 * p.serial / p.seconds(1):10.1f}"
-              + "".join(f"{p.speed_up(count):10.2f}" for count in counts), flush=True)
-        everything.append(p)
-    return everything
 
 
 def _columns(threads: list[int]) -> str:
