@@ -28,7 +28,6 @@ cdef extern from *:
 
 
 cdef enum:
-    NEAR_BYTES = 2_097_152  # of an L2, of 1 to 2 MB
     WAY_BYTES = 4096    # of an L1: addresses so far apart compete
     WAYS = 8            # for this many places; Intel's newer ones have 12
     DX_MULTIPLIER = 4   # the most planes that dy is split into: splitting takes m * m shuffles
@@ -214,10 +213,6 @@ cdef class Depthwise:
             self.band = (self.band // 2 + rows - 1) // rows * rows
         self.bands = self.bands_of()
         self.items = self.N * self.bands
-
-    cdef bint far(self) noexcept nogil:
-        """Whether the input is more than the caches of one core hold."""
-        return self.N * self.H * self.W * self.C * <Py_ssize_t> sizeof(real) > NEAR_BYTES
 
     cdef Py_ssize_t band_rows(self):
         return (self.band - 1) * self.step_h + self.span_h

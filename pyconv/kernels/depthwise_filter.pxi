@@ -10,31 +10,28 @@ from libc.string cimport memcpy, memset
 cdef enum:
     TILE_TAPS = 9       # a 3x3 filter: 9 sums, and 9 offsets in general registers
     TILE_FILTER = 32    # pixels that a tile of dw sums before it is the next vector's turn
-    FILTER_ROWS = 4     # of dy in a patch: at step 1, 16 vectors of it and 10 sums stay in registers
     FILTER_BYTES = 8192  # of x in a short band: in whole vectors it stays in L1, with its dy
 
 
 cdef extern from *:
     """
-    /* sums = (db, dw) += the sums over R rows x J columns of dy, in all channels. Only at an `edge` do
-       their taps leave the image. */
+    /* sums = (db, dw) += the sums over R rows x J columns of dy, in all channels: 8 vectors of dy and 10
+       sums, of which AVX2 keeps a part in L1. Only at an `edge` do their taps leave the image. */
     static inline __attribute__((always_inline)) void depthwise_filter_patch(
             const int R, const int J, const int edge, const int step, const depthwise_patch* s,
-            Py_ssize_t column, const real* dy, real* sums) {
+            const real* const* rows, Py_ssize_t column, const real* dy, real* sums) {
         const int height = (R - 1) * step + 3, width = (J - 1) * step + 3;
         const Py_ssize_t W = s->W, pixel = s->pixel, y_row = s->y_row, y_step = s->y_step;
         const Py_ssize_t w = column * step + s->left;
-        const Py_ssize_t ahead = patch_ahead(s->width, column, step * pixel, s->down);
-        const Py_ssize_t dy_ahead = patch_ahead(s->width, column, y_step, R * y_row);
         const real* row[8];
         _Pragma("GCC unroll 8")
-        for (int i = 0; i < height; i++) row[i] = s->row[i] + w * pixel;
+        for (int i = 0; i < height; i++) row[i] = rows[i] + w * pixel;
         dy += column * y_step;
         for (Py_ssize_t v = 0; v < s->vectors; v++, sums += s->record) {
             const Py_ssize_t c = PATCH_CHANNEL(s, v);
             const real* from = dy + c;
             Py_ssize_t at = c;
-            vec acc[9], d[4][PATCH_COLUMNS], total = *(vec*) sums;
+            vec acc[9], d[PATCH_ROWS][PATCH_COLUMNS], total = *(vec*) sums;
             _Pragma("GCC unroll 9")
             for (int k = 0; k < 9; k++) acc[k] = *(vec*) (sums + (1 + k) * VL);
             _Pragma("GCC unroll 4")
@@ -45,10 +42,8 @@ cdef extern from *:
                     d[r][j] = *(const vec*) (from + r * y_row);
                     KEEP(d[r][j]);
                     total += d[r][j];
-                    if (s->width) prefetch_later(from + r * y_row + dy_ahead);
                 }
             }
-            if (s->width) PATCH_FETCH(R * step, height, J * step)
             _Pragma("GCC unroll 9")
             for (int column = 0; column < width; column++, at += pixel) {
                 const int inside = !edge || (size_t) (w + column) < (size_t) W;
@@ -74,36 +69,35 @@ cdef extern from *:
     }
 
     static inline __attribute__((always_inline)) void depthwise_filter_patches(
-            const int R, const int step, const depthwise_patch* s, Py_ssize_t columns, const real* dy,
-            real* sums) {
-        for (Py_ssize_t column = 0; column < columns;)
-            if (columns - column < PATCH_COLUMNS)
-                depthwise_filter_patch(R, 1, 1, step, s, column++, dy, sums);
-            else {
-                if (patch_at_edge(s, column, PATCH_COLUMNS, 3, step))
-                    depthwise_filter_patch(R, PATCH_COLUMNS, 1, step, s, column, dy, sums);
-                else
-                    depthwise_filter_patch(R, PATCH_COLUMNS, 0, step, s, column, dy, sums);
-                column += PATCH_COLUMNS;
-            }
+            const int R, const int step, const depthwise_patch* s, const real* const* row,
+            Py_ssize_t columns, const real* dy, real* sums) {
+        Py_ssize_t column = 0;
+        #define FILTER_PATCH(J) \\
+            if (patch_at_edge(s, column, J, 3, step)) \\
+                depthwise_filter_patch(R, J, 1, step, s, row, column, dy, sums); \\
+            else \\
+                depthwise_filter_patch(R, J, 0, step, s, row, column, dy, sums);
+        for (; column + PATCH_COLUMNS <= columns; column += PATCH_COLUMNS) FILTER_PATCH(PATCH_COLUMNS)
+        for (; column < columns; column++) FILTER_PATCH(1)
+        #undef FILTER_PATCH
     }
 
     /* All columns of 1, 2 or, at step 1, 4 rows. */
     static __attribute__((noinline)) void depthwise_filter_patches_of(
-            Py_ssize_t rows, Py_ssize_t step, const depthwise_patch* s, Py_ssize_t columns,
-            const real* dy, real* sums) {
+            Py_ssize_t rows, Py_ssize_t step, const depthwise_patch* s, const real* const* row,
+            Py_ssize_t columns, const real* dy, real* sums) {
         switch (10 * rows + step) {
-            case 41: depthwise_filter_patches(4, 1, s, columns, dy, sums); return;
-            case 21: depthwise_filter_patches(2, 1, s, columns, dy, sums); return;
-            case 11: depthwise_filter_patches(1, 1, s, columns, dy, sums); return;
-            case 22: depthwise_filter_patches(2, 2, s, columns, dy, sums); return;
-            case 12: depthwise_filter_patches(1, 2, s, columns, dy, sums); return;
+            case 41: depthwise_filter_patches(4, 1, s, row, columns, dy, sums); return;
+            case 21: depthwise_filter_patches(2, 1, s, row, columns, dy, sums); return;
+            case 11: depthwise_filter_patches(1, 1, s, row, columns, dy, sums); return;
+            case 22: depthwise_filter_patches(2, 2, s, row, columns, dy, sums); return;
+            case 12: depthwise_filter_patches(1, 2, s, row, columns, dy, sums); return;
         }
     }
     """
     void depthwise_filter_patches_of(
-        Py_ssize_t rows, Py_ssize_t step, const DepthwisePatch* s, Py_ssize_t columns, const real* dy,
-        real* sums) noexcept nogil
+        Py_ssize_t rows, Py_ssize_t step, const DepthwisePatch* s, const real** row, Py_ssize_t columns,
+        const real* dy, real* sums) noexcept nogil
 
 
 cdef inline inlined depthwise_filter_tile(
@@ -200,7 +194,7 @@ cdef class DepthwiseReduce(Depthwise):
         if self.in_place:
             zeros = self.W * self.C
             self.area = 0
-            self.cut_in_place(FILTER_ROWS)
+            self.cut_in_place(PATCH_ROWS)
         memset(self.zeros.take(zeros + VL), 0, (zeros + VL) * sizeof(real))
         self.parts = max(1, min(ITEMS, self.items, 1 + self.work // ITEM_WORK, pixels // 32))
         self.partial = self.vectors * (1 + self.taps) * VL
@@ -261,18 +255,17 @@ cdef class DepthwiseReduce(Depthwise):
         cdef DepthwisePatch s
         cdef (const real*)[8] row
         cdef Py_ssize_t rows, h, i
-        s.row, s.zeros = row, <const real*> self.zeros.data
+        s.zeros = <const real*> self.zeros.data
         s.W, s.pixel, s.left = self.W, self.C, self.left
         s.y_row, s.y_step = self.OW * self.K, self.K
         s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL
-        s.width = self.OW if self.far() else 0
         while q < end:
-            rows = rows_of_tile(end - q, FILTER_ROWS // self.step_h)
-            h, s.down = q * self.step_h + self.top, rows * self.step_h * self.W * self.C
+            rows = rows_of_tile(end - q, PATCH_ROWS // self.step_h)
+            h = q * self.step_h + self.top
             for i in range((rows - 1) * self.step_h + 3):
                 row[i] = x + (h + i) * self.W * self.C if 0 <= h + i < self.H else s.zeros
-            depthwise_filter_patches_of(rows, self.step_h, &s, self.OW, dy + q * self.OW * self.K,
-                                        partial)
+            depthwise_filter_patches_of(rows, self.step_h, &s, row, self.OW,
+                                        dy + q * self.OW * self.K, partial)
             q += rows
 
     cdef void run_rows(self, const real* x, const real* dy, Py_ssize_t rows, real* partial,

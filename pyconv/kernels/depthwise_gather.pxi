@@ -12,8 +12,7 @@ from libc.string cimport memcpy, memset
 
 
 cdef enum:
-    WRITTEN_BYTES = 8_388_608  # of more, some have left L3
-    PHASE_COLUMNS = 4   # of outputs of a phase, before the next one's, which lie between them
+    PHASE_LINE = 128    # numbers of a phase in a row: more lines come back to L1 for the phases between
 
 
 cdef Py_ssize_t patch_of(list taps, step) except -1:
@@ -30,14 +29,17 @@ cdef class DepthwiseGather(Depthwise):
     """y or dx of one depthwise convolution. Parameters as for `Gather`."""
     cdef Py_ssize_t TH, TW, stride_h, stride_w, phase_count
     cdef Py_ssize_t block           # rows of outputs that are computed together
+    cdef Py_ssize_t some            # columns of a phase before the next one's, which lie between them
     cdef Phase* phases
     cdef DepthwiseTaps* of_phase
+    cdef DepthwisePatch* patch      # of each phase
     cdef Py_ssize_t* tap_index      # in the filter, of each tap as it is packed
     cdef Py_ssize_t* tap_plane
     cdef const real** none          # rows of zeros
     cdef Workspace weights
     cdef Py_ssize_t flat_rows       # of taps, where `depthwise_flat` knows them, or 0
-    cdef bint clips, copies, streams, patches
+    cdef bint clips, copies, streams
+    cdef bint patches               # taps are those of known patches
     cdef bint narrow                # patches of one row
     cdef bint inside                # copies pixels as they lie, of which none is padding
 
@@ -51,9 +53,11 @@ cdef class DepthwiseGather(Depthwise):
         self.weights = Workspace()
         self.phases = <Phase*> malloc(self.phase_count * sizeof(Phase))
         self.of_phase = <DepthwiseTaps*> malloc(self.phase_count * sizeof(DepthwiseTaps))
+        self.patch = <DepthwisePatch*> malloc(self.phase_count * sizeof(DepthwisePatch))
         count = split * sum(len(of_phase) for _, of_phase in phases) + 1
         self.tap_index = <Py_ssize_t*> malloc(3 * count * sizeof(Py_ssize_t))
-        if self.phases == NULL or self.of_phase == NULL or self.tap_index == NULL:
+        if (self.phases == NULL or self.of_phase == NULL or self.patch == NULL
+                or self.tap_index == NULL):
             raise MemoryError()
         self.tap_plane = self.tap_index + count
         for p, ((to_row, to_column), of_phase) in enumerate(phases):
@@ -114,6 +118,11 @@ cdef class DepthwiseGather(Depthwise):
                             self.tap_index[n], self.tap_plane[n] = index[h, w], plane
                             n += 1
         self.block = TILE_ROWS * apart
+        self.some = self.columns
+        if self.phase_count > 1:
+            self.some = (PHASE_LINE + self.channels - 1) // self.channels
+            if self.some > 1:
+                self.some = self.some // PATCH_COLUMNS * PATCH_COLUMNS
         zeros = VL
         if not self.copies:
             self.area = 0
@@ -130,6 +139,7 @@ cdef class DepthwiseGather(Depthwise):
     def __dealloc__(self):
         free(self.phases)
         free(self.of_phase)
+        free(self.patch)
         free(self.tap_index)
         free(self.none)
 
@@ -187,6 +197,8 @@ cdef class DepthwiseGather(Depthwise):
             (self.N * (self.H * self.W * self.C + self.TH * self.TW * self.channels)
              * <Py_ssize_t> sizeof(real)) > STREAM_BYTES
             and (<size_t> y) % 64 == 0 and self.channels * sizeof(real) % 64 == 0)
+        if self.patches:
+            self.fill_patches(relu)
         share_out(&shares, self.items, threads)
         region_starts(is_shared(self.work))
         with nogil, parallel(num_threads=threads):
@@ -203,7 +215,6 @@ cdef class DepthwiseGather(Depthwise):
         """One band of output rows of one image, some rows and columns at a time."""
         cdef Py_ssize_t n = item // self.bands, first = item % self.bands * self.band, q, p, i, h
         cdef Py_ssize_t end = min(first + self.band, self.rows), column, columns
-        cdef Py_ssize_t some = PHASE_COLUMNS if self.phase_count > 1 else self.columns
         cdef Py_ssize_t line = self.W * self.C
         cdef Py_ssize_t group = TILE_COLUMNS * max(1, 8 // self.vectors)
         cdef const real** row = <const real**> (scratch + self.area)
@@ -228,9 +239,9 @@ cdef class DepthwiseGather(Depthwise):
             column = 0
             while column < columns:
                 for p in range(self.phase_count):
-                    self.run_patches(row - first * self.step_h, packed, relu, y, p, q,
-                                     min(q + PATCH_ROWS, end), column, column + some)
-                column += some
+                    self.run_patches(row - first * self.step_h, packed, y, p, q,
+                                     min(q + PATCH_ROWS, end), column, column + self.some)
+                column += self.some
             q += PATCH_ROWS
         while q < end:
             column = 0
@@ -344,34 +355,34 @@ cdef class DepthwiseGather(Depthwise):
                 store_part(y + i * y_row + j * y_step, (<vec*> part)[i * columns + j],
                            VL if self.flat and j < columns - 1 else room)
 
-    cdef void run_patches(self, const real** row, const real* packed, bint relu, real* y, Py_ssize_t p,
+    cdef void fill_patches(self, bint relu) noexcept nogil:
+        cdef const DepthwiseTaps* taps
+        cdef DepthwisePatch* s
+        cdef Py_ssize_t p
+        for p in range(self.phase_count):
+            s, taps = &self.patch[p], &self.of_phase[p]
+            s.shape = taps.patch
+            s.pixel, s.last, s.W, s.left = self.C, self.channels - VL, self.W, taps.left
+            if self.copies:  # and padded: columns count from the copy's first
+                s.pixel, s.last = self.pixel, self.width - VL
+                s.W, s.left = self.line // self.pixel, taps.left - self.left
+            s.place, s.lanes = self.place, <const ivec*> self.lane if self.picks else NULL
+            s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
+            s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
+            s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL
+            s.taps = (1 + taps.first) * VL
+
+    cdef void run_patches(self, const real** row, const real* packed, real* y, Py_ssize_t p,
                           Py_ssize_t q, Py_ssize_t end, Py_ssize_t column,
                           Py_ssize_t end_column) noexcept nogil:
         """Outputs of a phase: rows q to `end`, `column` to `end_column`."""
         cdef const Phase* phase = &self.phases[p]
-        cdef const DepthwiseTaps* taps = &self.of_phase[p]
-        cdef DepthwisePatch s
         cdef Py_ssize_t last = min(end, phase.rows), rows
-        s.pixel, s.last, s.W, s.left = self.C, self.channels - VL, self.W, taps.left
-        if self.copies:  # and padded: columns count from the copy's first
-            s.pixel, s.last = self.pixel, self.width - VL
-            s.W, s.left = self.line // self.pixel, taps.left - self.left
-        s.place, s.lanes = self.place, <const ivec*> self.lane if self.picks else NULL
-        s.zeros, s.relu, s.streams = <const real*> self.zeros.data, relu, self.streams
-        s.y_row, s.y_step = self.stride_h * self.TW * self.channels, self.stride_w * self.channels
-        s.channels, s.vectors, s.record = self.channels, self.vectors, (1 + self.taps) * VL
-        s.taps = (1 + taps.first) * VL
-        s.width = phase.columns if p == 0 and not self.copies and self.far() else 0
-        # Pixels between which others lie, the hardware does not see coming.
-        s.y_ahead = 0
-        if (self.phase_count > 1 and not self.streams and
-                self.N * self.TH * self.TW * s.channels * <Py_ssize_t> sizeof(real) > WRITTEN_BYTES):
-            s.y_ahead = 2 * PATCH_COLUMNS * s.y_step
+        row += self.of_phase[p].top - self.top
+        y += (phase.to_row * self.TW + phase.to_column) * self.channels
         while q < last:
             rows = rows_of_tile(last - q, 1 if self.narrow else PATCH_ROWS if self.step_h == 1 else 2)
-            s.row = row + q * self.step_h + taps.top - self.top
-            s.down = rows * self.step_h * self.W * self.C
-            depthwise_patches_of(
-                rows, taps.patch, &s, column, min(end_column, phase.columns), packed,
-                y + ((phase.to_row + q * self.stride_h) * self.TW + phase.to_column) * self.channels)
+            depthwise_patches_of(rows, &self.patch[p], row + q * self.step_h, column,
+                                 min(end_column, phase.columns), packed,
+                                 y + q * self.stride_h * self.TW * self.channels)
             q += rows

@@ -1,12 +1,13 @@
-# Depthwise y and dx: the tile for common filters, a patch of 4 rows x 4 columns in all channels.
+# Depthwise y and dx: the tile for common filters, a patch of 4 rows x 2 columns in all channels.
 #
 # One vector of channels comes after the other, so that the pixels are read from end to end, which the
 # hardware sees and runs ahead of. Each vector of x is loaded once for all sums that it goes into: for
-# 3x3 taps that is 6 x 6 loads of x and 4 x 9 of weights for 9 x 16 products. From memory the hardware
-# does not come fast enough: there a patch fetches what the patch after the next will read.
+# 3x3 taps that is 6 x 4 loads of x and 2 x 9 of weights for 9 x 8 products.
 #
-# Where vectors are half a line, patches of a single row take two: of pixels of 2 KB an L1 of 8 ways has
-# room for 16, and a line whose second half is wanted later has gone.
+# Patches are no wider, since pixels lie a power of two apart as a rule, and compete for the same few
+# places of L1: 4 x 4 outputs, which load less, take a tenth to a third longer from L3, and the same time
+# from L2. Where vectors are half a line, patches of a single row take two: of pixels of 2 KB an L1 of 8
+# ways has room for 16, and a line whose second half is wanted later has gone.
 
 cdef extern from *:
     """
@@ -23,23 +24,17 @@ cdef extern from *:
     /* An address that is computed here: GCC would compute all of a tile before, and spill them. */
     #define PATCH_HERE(p) __asm__("" : "+r" (p))
 
-    #if defined(__AVX512F__)
-    #define PATCH_ROWS 4    /* x 4 columns: 16 sums, at most 8 of x, 1 of weights in 32 registers */
-    #else
-    #define PATCH_ROWS 2    /* 8 sums, 7 of x, 1 of weights in 16 */
-    #endif
+    #define PATCH_ROWS 4       /* x 2 columns: 8 sums, for 3x3 taps 6 of x, 1 of weights in 16 registers */
+    #define PATCH_COLUMNS 2
     #define PATCH_VECTORS (VEC_BYTES == 32 ? 2 : 1) /* of one row */
-    #define PATCH_COLUMNS 4
 
     typedef struct {
-        const real* const* row;    /* of the input: those that the taps of the outputs reach */
+        Py_ssize_t shape;          /* of the taps, and the step: PATCH_SHAPE */
         const real* zeros;         /* a pixel; what columns outside 0 .. W - 1 hold */
         Py_ssize_t W, pixel, left; /* input columns, what lies between them, and the first of output 0 */
         Py_ssize_t y_row, y_step;  /* between outputs */
         Py_ssize_t channels, vectors, last;  /* of outputs; where the last vector of a pixel is read */
         Py_ssize_t record, taps;   /* between the weights of vectors; to those of the first tap */
-        Py_ssize_t down, width;    /* to the input's next rows; outputs in a row, or 0 not to fetch */
-        Py_ssize_t y_ahead;        /* from outputs to those that are fetched meanwhile, or 0 */
         int streams, relu;         /* streams: past the caches */
         const Py_ssize_t* place;   /* in a pixel, of what each vector is picked from, */
         const ivec* lanes;         /* and of its lanes; NULL where vectors are read as they are */
@@ -51,27 +46,6 @@ cdef extern from *:
     /* The first channel of vector v. The last vector is moved back rather than cut. */
     #define PATCH_PLACE(last, v) ((v) * VL < (last) ? (v) * VL : (last))
     #define PATCH_CHANNEL(s, v) PATCH_PLACE((s)->channels - VL, v)
-
-    /* From what a patch at `column` of `width` reads to what the one after the next will; at the end of
-       the rows, what the first ones of those `down` will. */
-    static inline Py_ssize_t patch_ahead(Py_ssize_t width, Py_ssize_t column, Py_ssize_t across,
-                                         Py_ssize_t down) {
-        const Py_ssize_t reach = 2 * PATCH_COLUMNS;
-        return column + reach < width ? reach * across
-            : down - (width > reach ? width - reach : 0) * across;
-    }
-    /* Of the last `rows` of `height` rows the columns that a patch does not share with the next one. */
-    #define PATCH_FETCH(rows, height, columns) { \\
-        _Pragma("GCC unroll 8") \\
-        for (int i = (height) - (rows) > 0 ? (height) - (rows) : 0; i < (height); i++) { \\
-            Py_ssize_t p = at + ahead; \\
-            _Pragma("GCC unroll 8") \\
-            for (int j = 0; j < (columns); j++, p += s->pixel) { \\
-                PATCH_HERE(p); \\
-                prefetch_later(row[i] + p); \\
-            } \\
-        } \\
-    }
 
     /* y = b + sum over columns of taps, then rows of taps, of x * w, of V vectors from v on and from
        output `column` on. Only at an EDGE do its taps leave the image. In C, because GCC unrolls
@@ -142,12 +116,6 @@ cdef extern from *:
                         store_line(to + r * s->y_row + c[u], acc[u][r][j], past); \\
             } \\
         }
-        if (s->y_ahead)
-            _Pragma("GCC unroll 4")
-            for (int j = 0; j < J; j++)
-                _Pragma("GCC unroll 4")
-                for (int r = 0; r < R; r++)
-                    prefetch_later(y + c[0] + s->y_ahead + j * s->y_step + r * s->y_row);
         if (s->streams) PATCH_STORE(1) else PATCH_STORE(0)
         #undef PATCH_STORE
     }
@@ -157,16 +125,12 @@ cdef extern from *:
             const int R, const int J, const int reads, const int KH, const int KW, const int step,
             const depthwise_patch* s, const real* const* row, Py_ssize_t column, const real* weights,
             real* y) {
-        const int V = R == 1 ? PATCH_VECTORS : 1, height = (R - 1) * step + KH;
+        const int V = R == 1 ? PATCH_VECTORS : 1;
         const Py_ssize_t w = column * step + s->left;
-        const Py_ssize_t ahead = patch_ahead(s->width, column, step * s->pixel, s->down);
         Py_ssize_t v = 0;
         y += column * s->y_step;
-        for (; v + V <= s->vectors; v += V) {
-            const Py_ssize_t at = PATCH_PLACE(s->last, v) + w * s->pixel;
-            if (s->width) PATCH_FETCH(R * step, height, J * step)
+        for (; v + V <= s->vectors; v += V)
             depthwise_patch_vectors(V, R, J, reads, KH, KW, step, s, row, w, v, weights, y);
-        }
         if (V > 1 && v < s->vectors)
             depthwise_patch_vectors(1, R, J, reads, KH, KW, step, s, row, w, v, weights, y);
     }
@@ -178,49 +142,39 @@ cdef extern from *:
         return w < 0 || w + (columns - 1) * step + KW > s->W;
     }
 
-    /* Outputs `column` to `end` of R rows; if it can be, the last patch is moved back, not cut. */
+    /* Outputs `column` to `end` of R rows, whose taps reach the input's rows from `rows` on. */
     static inline __attribute__((always_inline)) void depthwise_patches(
             const int R, const int KH, const int KW, const int step, const depthwise_patch* of,
-            Py_ssize_t column, Py_ssize_t end, const real* weights, real* y) {
+            const real* const* rows, Py_ssize_t column, Py_ssize_t end, const real* weights, real* y) {
         const depthwise_patch s = *of;  /* which no store to y can change */
+        const int picks = PICKS && PATCH_PICKS(KH * KW) && s.lanes;
         const real* row[8];
         _Pragma("GCC unroll 8")
-        for (int i = 0; i < (R - 1) * step + KH; i++) row[i] = s.row[i];
+        for (int i = 0; i < (R - 1) * step + KH; i++) row[i] = rows[i];
         #define PATCH(J, reads) \\
             depthwise_patch_tile(R, J, reads, KH, KW, step, &s, row, column, weights, y)
-        const int picks = PICKS && PATCH_PICKS(KH * KW) && s.lanes;
-        while (column < end) {
-            const int one = end - column == 1 || end < PATCH_COLUMNS;
-            if (!one && column > end - PATCH_COLUMNS) column = end - PATCH_COLUMNS;
-            if (picks) {
-                if (one) PATCH(1, PICKED);
-                else PATCH(PATCH_COLUMNS, PICKED);
-            } else if (one)
-                PATCH(1, EDGE);
-            else if (patch_at_edge(&s, column, PATCH_COLUMNS, KW, step))
-                PATCH(PATCH_COLUMNS, EDGE);
-            else
-                PATCH(PATCH_COLUMNS, INSIDE);
-            column += one ? 1 : PATCH_COLUMNS;
+        #define PATCH_OF(J) { \\
+            if (picks) PATCH(J, PICKED); \\
+            else if (patch_at_edge(&s, column, J, KW, step)) PATCH(J, EDGE); \\
+            else PATCH(J, INSIDE); \\
         }
+        for (; column + PATCH_COLUMNS <= end; column += PATCH_COLUMNS) PATCH_OF(PATCH_COLUMNS)
+        for (; column < end; column++) PATCH_OF(1)
+        #undef PATCH_OF
         #undef PATCH
     }
 
     #define PATCH_SHAPE(KH, KW, step) (100 * (KH) + 10 * (KW) + (step))
     #define PATCHES(R, KH, KW, step) case 1000 * R + PATCH_SHAPE(KH, KW, step): \\
-        depthwise_patches(R, KH, KW, step, s, column, end, weights, y); \\
+        depthwise_patches(R, KH, KW, step, s, row, column, end, weights, y); \\
         return
     #define PATCHES_2(KH, KW, step) PATCHES(1, KH, KW, step); PATCHES(2, KH, KW, step)
-    #if PATCH_ROWS == 4
     #define PATCHES_4(KH, KW) PATCHES_2(KH, KW, 1); PATCHES(4, KH, KW, 1)
-    #else
-    #define PATCHES_4(KH, KW) PATCHES_2(KH, KW, 1)
-    #endif
-    /* The same of 1 or 2 rows or, at step 1, PATCH_ROWS, for the shapes that are known. */
+    /* The same of 1 or 2 rows or, at step 1, 4, for the shapes that are known. */
     static __attribute__((noinline)) void depthwise_patches_of(
-            Py_ssize_t rows, Py_ssize_t shape, const depthwise_patch* s, Py_ssize_t column,
+            Py_ssize_t rows, const depthwise_patch* s, const real* const* row, Py_ssize_t column,
             Py_ssize_t end, const real* weights, real* y) {
-        switch (1000 * rows + shape) {
+        switch (1000 * rows + s->shape) {
             PATCHES_2(3, 3, 2); PATCHES_2(5, 5, 2); PATCHES_4(3, 3); PATCHES_4(5, 5);
             PATCHES_4(1, 1); PATCHES_4(1, 2); PATCHES_4(2, 1); PATCHES_4(2, 2);  /* dx of 3x3, step 2 */
             PATCHES_4(2, 3); PATCHES_4(3, 2);  /* and of 5x5 */
@@ -235,14 +189,12 @@ cdef extern from *:
     const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS, PATCH_VECTORS
     bint PATCH_PICKS(Py_ssize_t taps) noexcept nogil
     ctypedef struct DepthwisePatch "depthwise_patch":
-        const real** row
         const real* zeros
-        Py_ssize_t W, pixel, left, y_row, y_step, channels, vectors, last, record, taps, down, width
-        Py_ssize_t y_ahead
+        Py_ssize_t shape, W, pixel, left, y_row, y_step, channels, vectors, last, record, taps
         bint streams, relu
         const Py_ssize_t* place
         const ivec* lanes
     void depthwise_patches_of(
-        Py_ssize_t rows, Py_ssize_t shape, const DepthwisePatch* s, Py_ssize_t column, Py_ssize_t end,
+        Py_ssize_t rows, const DepthwisePatch* s, const real** row, Py_ssize_t column, Py_ssize_t end,
         const real* weights, real* y) noexcept nogil
     bint depthwise_patch_is_known(Py_ssize_t KH, Py_ssize_t KW, Py_ssize_t step) noexcept nogil
