@@ -18,6 +18,7 @@ include "kernels/cycle.pxi"        # and with lanes that share input channels
 include "kernels/packing.pxi"      # padded inputs, packed weights, drivers by them
 include "kernels/spans.pxi"        # which outputs tiles take together
 include "kernels/gather.pxi"       # y and dx: sums over taps
+include "kernels/pointwise.pxi"    # y and dx of 1x1 filters of few channels
 include "kernels/scatter.pxi"      # dx of few channels: products of all taps, added where they go
 include "kernels/reduce.pxi"       # dw and db: sums over pixels
 include "kernels/wide_reduce.pxi"  # the same for few output channels

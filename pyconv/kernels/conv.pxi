@@ -19,6 +19,7 @@ cdef class ConvPlan:
     cdef Py_ssize_t groups
     cdef Gather to_y, to_dx
     cdef Scatter scatter_dx
+    cdef Pointwise point_y, point_dx
     cdef Reduce to_dw, to_db  # to_db: of the transposed convolution
     cdef WideReduce to_dw_wide
     cdef Winograd fast_y, fast_dx
@@ -30,6 +31,7 @@ cdef class ConvPlan:
     cdef LineWide wide_y, wide_dx
     cdef LineWideFilter wide_dw
     cdef bint winograd_y, winograd_dx, winograd_dw, lined_y, lined_dx, few_y, few_dx, few_dw, rows_dw
+    cdef bint points_y, points_dx
     cdef readonly bint scatters  # dx
     cdef bint depthwise, splits  # splits: depthwise for dx too
     cdef Py_ssize_t outputs      # pixels of y
@@ -45,12 +47,14 @@ cdef class ConvPlan:
         self.stride, self.dilation, self.before, self.groups = stride, dilation, before, groups
         self.outputs = y[0] * y[1] * y[2]
         self.dense = Workspace()
-        # Transposed convolutions with padding at one end move pixels, though shapes are the same.
-        if x[:3] == y[:3] and w[:2] == stride == (1, 1) and before == (0, 0) and groups == 1:
+        if self.is_pointwise():
             self.rows = self.outputs if self.outputs <= ROWS_FEW else 0
             self.block_y = block_pays(self.outputs, w[2], w[3], False)
             self.block_dx = block_pays(self.outputs, w[3], w[2], True)
             self.outer_dw = outer_pays(self.outputs, w[2], w[3])
+            if max(w[2], w[3]) <= POINT_CHANNELS and self.outputs * w[2] * w[3] >= LEAST_WORK:
+                self.use("y", self.choose("y", True))
+                self.use("dx", self.choose("dx", True))
         self.depthwise = groups == x[3] > 1
         self.splits = self.depthwise and y[3] // x[3] <= DX_MULTIPLIER
         if (not self.depthwise and w[1] > 1
@@ -60,6 +64,14 @@ cdef class ConvPlan:
             if not direct:
                 self.use("y", self.choose("y", False))
                 self.use("dw", self.choose("dw", False))
+
+    cdef bint is_pointwise(self) except -1:
+        """Whether pixels do not know their neighbours, nor move.
+
+        Transposed convolutions with padding at one end move them, though shapes are the same.
+        """
+        return (self.x[:3] == self.y[:3] and self.w[:2] == self.stride == (1, 1)
+                and self.before == (0, 0) and self.groups == 1)
 
     cdef list able(self, str direction):
         """What can compute "y", "dx" or "dw"; for `take`."""
@@ -82,6 +94,8 @@ cdef class ConvPlan:
         if (direction == "dx" and one and self.w[0] <= SCATTER_ROWS
                 and (self.dilation[1] == 1 or self.dilation[1] % self.stride[1] == 0)):
             able.append("scatter")
+        if direction != "dw" and self.is_pointwise() and max(C, K) <= POINT_CHANNELS:
+            able.append("point")
         return able
 
     def estimates(self, str direction, bint direct=False):
@@ -106,6 +120,8 @@ cdef class ConvPlan:
         cycles = {"direct": gather_cycles(rows_of, back)}
         if "scatter" in able:
             cycles["scatter"] = self.plan_scatter().cycles()
+        if "point" in able:
+            cycles["point"] = point_cycles(self.outputs, rows_of[0][3], rows_of[1][3])
         if direct:
             return cycles
         if "winograd" in able:
@@ -125,7 +141,8 @@ cdef class ConvPlan:
         """Compute "y", "dx" or "dw" by this driver; what tests ask for.
 
         "direct", "winograd" (`Winograd`, `WinogradFilter`), "wide" (`LineWide`, `LineWideFilter`),
-        "line" (`Line`, not dw), "rows" (`RowWinogradFilter`, dw) or "scatter" (`Scatter`, dx).
+        "line" (`Line`, not dw), "rows" (`RowWinogradFilter`, dw), "scatter" (`Scatter`, dx) or "point"
+        (`Pointwise`, not dw).
 
         Raises
         ------
@@ -142,9 +159,10 @@ cdef class ConvPlan:
         cdef bint flat = driver == "winograd", wide = driver == "wide"
         if direction == "y":
             self.winograd_y, self.lined_y, self.few_y = flat, driver == "line", wide
+            self.points_y = driver == "point"
         elif direction == "dx":
             self.winograd_dx, self.lined_dx, self.few_dx = flat, driver == "line", wide
-            self.scatters = driver == "scatter"
+            self.scatters, self.points_dx = driver == "scatter", driver == "point"
         else:
             self.winograd_dw, self.rows_dw, self.few_dw = flat, driver == "rows", wide
 
@@ -274,6 +292,11 @@ cdef class ConvPlan:
             self.wide_y = self.plan_wide(False)
         if self.few_y and self.wide_y.run(x, w, b, relu, y, num_threads, self.version()):
             return
+        if self.points_y and self.point_y is None:
+            self.point_y = Pointwise(self.outputs, self.w[2], self.w[3], False)
+        if self.points_y:
+            self.point_y.run(x, w, b, relu, y, num_threads, self.version())
+            return
         if self.depthwise:
             if self.depthwise_y is None:
                 self.depthwise_y = DepthwiseGather(self.x, self.y, self.stride, (1, 1),
@@ -327,6 +350,11 @@ cdef class ConvPlan:
             self.scatter_dx = self.plan_scatter()
         if self.scatters:
             self.scatter_dx.run(dy, w, b, relu, dx, num_threads)
+            return
+        if self.points_dx and self.point_dx is None:
+            self.point_dx = Pointwise(self.outputs, self.w[3], self.w[2], True)
+        if self.points_dx:
+            self.point_dx.run(dy, w, b, relu, dx, num_threads)
             return
         if self.to_dx is None:
             self.to_dx = self.plan_dx()

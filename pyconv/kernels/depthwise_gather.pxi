@@ -21,7 +21,7 @@ cdef Py_ssize_t patch_of(list taps, step) except -1:
     KH, KW = len(rows), len(columns)
     if (step[0] == step[1] and KH and rows[KH - 1] - rows[0] == KH - 1
             and columns[KW - 1] - columns[0] == KW - 1 and depthwise_patch_is_known(KH, KW, step[0])):
-        return 100 * KH + 10 * KW + step[0]
+        return PATCH_SHAPE(KH, KW, step[0])
     return 0
 
 

@@ -24,7 +24,7 @@ cdef extern from *:
     /* An address that is computed here: GCC would compute all of a tile before, and spill them. */
     #define PATCH_HERE(p) __asm__("" : "+r" (p))
 
-    #define PATCH_ROWS 4       /* x 2 columns: 8 sums, for 3x3 taps 6 of x, 1 of weights in 16 registers */
+    #define PATCH_ROWS 4       /* x 2 columns: 8 sums, 6 of x, 1 of weights in 16 registers: 3x3 */
     #define PATCH_COLUMNS 2
     #define PATCH_VECTORS (VEC_BYTES == 32 ? 2 : 1) /* of one row */
 
@@ -188,6 +188,7 @@ cdef extern from *:
     """
     const Py_ssize_t PATCH_ROWS, PATCH_COLUMNS, PATCH_VECTORS
     bint PATCH_PICKS(Py_ssize_t taps) noexcept nogil
+    Py_ssize_t PATCH_SHAPE(Py_ssize_t KH, Py_ssize_t KW, Py_ssize_t step) noexcept nogil
     ctypedef struct DepthwisePatch "depthwise_patch":
         const real* zeros
         Py_ssize_t shape, W, pixel, left, y_row, y_step, channels, vectors, last, record, taps

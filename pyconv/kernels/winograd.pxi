@@ -61,11 +61,11 @@ cdef class Winograd:
     flipped : bool
         False: y = x * w. True: dx = dy * w with the taps turned round and the channels exchanged.
     """
-    cdef Py_ssize_t H, W, C, TH, TW, K                  # C and K of a group
-    cdef Py_ssize_t groups, x_pixel, y_pixel, w_row, w_tap
+    cdef Py_ssize_t C, K                                # of a group
+    cdef Py_ssize_t groups, w_row, w_tap
     cdef Grid grid
     cdef Py_ssize_t patch, points                       # of a tile: inputs a side, products
-    cdef Py_ssize_t tiles, most                         # all; those of an item
+    cdef Py_ssize_t most                                # tiles of an item
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks, items
     cdef Py_ssize_t u_step, v_step, m_step, area        # between points; a thread's workspace
     cdef Py_ssize_t v_size                              # of all tiles
@@ -78,10 +78,8 @@ cdef class Winograd:
     cdef Workspace filters, last_w, inputs, scratch, bias
 
     def __cinit__(self, source, target, Py_ssize_t groups, dilation, before, bint flipped):
-        self.H, self.W, self.x_pixel = source[1:]
-        self.TH, self.TW, self.y_pixel = target[1:]
-        self.groups, self.C, self.K = groups, self.x_pixel // groups, self.y_pixel // groups
-        self.w_row = self.x_pixel if flipped else self.y_pixel
+        self.groups, self.C, self.K = groups, source[3] // groups, target[3] // groups
+        self.w_row = source[3] if flipped else target[3]
         self.w_tap = self.w_row * (self.K if flipped else self.C)
         self.flipped = flipped
         self.filters, self.last_w, self.inputs = Workspace(), Workspace(), Workspace()
@@ -97,7 +95,7 @@ cdef class Winograd:
 
     cdef cut(self, tuple shapes):
         """Choose tiles, chunks and work items: by shape alone."""
-        cdef Py_ssize_t blocks, most = K_CHUNK
+        cdef Py_ssize_t blocks, tiles, most = K_CHUNK
         cdef bint small
         self.grid = Grid(TILE, *shapes)
         if self.grid.tiles <= FEW_TILES:
@@ -105,19 +103,19 @@ cdef class Winograd:
         self.patch = self.grid.side + 2
         self.points = self.patch * self.patch
         small = self.points * self.C * self.K * <Py_ssize_t> sizeof(real) <= SHARED_BYTES
-        self.tiles = self.grid.tiles
+        tiles = self.grid.tiles
         self.block = 2 * VL if self.K > VL else VL
-        self.most = even_part(self.tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
+        self.most = even_part(tiles, BLOCK_TILES if small else 2 * BLOCK_TILES)
         while (small and self.grid.side == TILE and self.most > 12
-               and self.tiles * self.y_pixel < ITEMS * self.most * most):
+               and tiles * self.grid.target.C < ITEMS * self.most * most):
             self.most = max(12, self.most - 12)
         if small:
             self.most = tiles_in_l2(self.points, self.most, min(self.C, C_CHUNK), min(self.K, K_CHUNK))
-        self.most = even_part(self.tiles, self.most)
-        blocks = (self.tiles + self.most - 1) // self.most
+        self.most = even_part(tiles, self.most)
+        blocks = (tiles + self.most - 1) // self.most
         while most > 32 and self.groups * blocks * ((self.K + most - 1) // most) < FEW_ITEMS:
             most //= 2
-        self.kept = small and not self.flipped and self.tiles < KEPT_TILES
+        self.kept = small and not self.flipped and tiles < KEPT_TILES
         self.shared = small and blocks > 1 or self.kept
         self.c_chunk = whole_chunk(
             self.C, 2 * C_CHUNK if self.shared and 2 * self.most <= BLOCK_TILES else C_CHUNK, 16)
@@ -126,10 +124,10 @@ cdef class Winograd:
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.items = self.groups * blocks * self.k_chunks
         self.staged = (
-            self.k_chunks > 1 and self.tiles >= STAGED_TILES and self.points * self.tiles * self.x_pixel
+            self.k_chunks > 1 and tiles >= STAGED_TILES and self.points * tiles * self.grid.source.C
             * <Py_ssize_t> sizeof(real) <= STAGED_BYTES)
-        self.work = (9 * self.grid.side * self.grid.side * self.tiles  # of the direct sum
-                     * self.C * self.y_pixel)
+        self.work = (9 * self.grid.side * self.grid.side * tiles  # of the direct sum
+                     * self.C * self.grid.target.C)
         # 16 numbers more: lines of the 36 points that are a multiple of 4096 bytes apart would
         # compete for the same few places of L1.
         self.u_step = self.c_chunk * self.k_chunk + 16
@@ -154,7 +152,7 @@ cdef class Winograd:
         cdef Py_ssize_t filters = 0, inputs = 0, mine = 0, own = 0
         cdef Py_ssize_t u_size = self.groups * self.c_chunks * self.k_chunks * self.points * self.u_step
         cdef real* u
-        cdef real* last_w = self.last_w.take(9 * self.C * self.y_pixel if self.kept else 0)
+        cdef real* last_w = self.last_w.take(9 * self.C * self.grid.target.C if self.kept else 0)
         cdef real* v = self.inputs.take(self.groups * self.v_size)
         cdef Py_ssize_t slot = apart(self.area)
         cdef real* scratch = self.scratch.take(num_threads * slot)
@@ -163,12 +161,12 @@ cdef class Winograd:
         self.spoiled = False
         if self.shared and not (version and version == self.version):
             filters = self.groups * self.k_chunks * ((self.C + 15) // 16)
-        if (filters and makes_own(u_size, self.tiles, threads)
+        if (filters and makes_own(u_size, self.grid.tiles, threads)
                 and not (self.kept or self.staged or version)):
             mine, filters, own = filters, 0, apart(u_size)
         u = self.filters.take(max(u_size, threads * own) if self.shared else 0)
         if self.staged:
-            inputs = self.groups * self.c_chunks * self.tiles // self.grid.across
+            inputs = self.groups * self.c_chunks * self.grid.tiles // self.grid.across
         with nogil:
             if filters + inputs:
                 share_out(&shares, filters + inputs, threads)
@@ -268,7 +266,7 @@ cdef class Winograd:
         ahead.width, ahead.count = min(self.k_chunk, self.K - k), min(self.c_chunk, self.C - c)
         if self.flipped:
             ahead.width, ahead.count = ahead.count, ahead.width
-        ahead.step, ahead.planes, ahead.plane = self.w_row, 9, self.w_tap
+        ahead.step, ahead.planes, ahead.plane, ahead.some = self.w_row, 9, self.w_tap, 0
         return ahead
 
     cdef void copy_taps(self, const real* w, vec* taps, Py_ssize_t c, Py_ssize_t channels,
@@ -313,8 +311,8 @@ cdef class Winograd:
                               real* v) noexcept nogil:
         """One tile of one chunk of input channels: [point, channel // RUN, tile, channel % RUN]."""
         cdef Py_ssize_t c0 = c_index * self.c_chunk
-        input_tiles_at(self.grid, place, x + c0, self.H, self.W, self.x_pixel,
-                       min(self.c_chunk, self.C - c0), patch, v, self.most * RUN, self.v_step)
+        input_tiles_at(self.grid, place, x + c0, min(self.c_chunk, self.C - c0), patch, v,
+                       self.most * RUN, self.v_step)
 
     cdef void run_item(self, const real* x, const real* w, const real* u, const real* v,
                        const real* b, const real* added, bint relu, real* y, real* scratch,
@@ -323,7 +321,7 @@ cdef class Winograd:
         cdef Py_ssize_t k_index = item % self.k_chunks
         cdef Py_ssize_t group = item // self.k_chunks % self.groups
         cdef Py_ssize_t first = item // self.k_chunks // self.groups * self.most
-        cdef Py_ssize_t count = min(self.most, self.tiles - first)
+        cdef Py_ssize_t count = min(self.most, self.grid.tiles - first)
         cdef Py_ssize_t k0 = k_index * self.k_chunk
         cdef Py_ssize_t c_index, channels, i
         cdef real* m = scratch + self.points * self.v_step
@@ -344,11 +342,11 @@ cdef class Winograd:
         b += group * self.k_chunks * self.k_chunk
         nothing_ahead(ahead)
         if not self.staged and k_index == self.k_chunks - 1:  # the next item's
-            ahead[0] = self.grid.pixels_under(x, self.H, self.W, self.x_pixel, self.C, first + count,
-                                              min(first + count + self.most, self.tiles))
+            ahead[0] = self.grid.pixels_under(x, &self.grid.source, self.C, first + count,
+                                              min(first + count + self.most, self.grid.tiles))
         if not self.flipped:  # outputs of a network: dx is mostly where another one was
-            ahead[1] = self.grid.pixels_under(y + k0, self.TH, self.TW, self.y_pixel,
-                                              min(self.k_chunk, self.K - k0), first, first + count)
+            ahead[1] = self.grid.pixels_under(y + k0, &self.grid.target, min(self.k_chunk, self.K - k0),
+                                              first, first + count)
             if added != NULL:
                 ahead[2] = ahead[1]
                 ahead[2].place = added + (ahead[1].place - y)
@@ -394,11 +392,12 @@ cdef class Winograd:
         """One tile of y, the block's i-th, for a chunk of channels."""
         cdef const Strip* row = &self.grid.rows[place.row]
         cdef const Strip* column = &self.grid.columns[place.column]
-        cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = self.TW * self.y_pixel
-        cdef Py_ssize_t at = (place.n * self.TH + row.output) * line + column.output * self.y_pixel + k0
+        cdef const Frame* of = &self.grid.target
+        cdef Py_ssize_t k = 0, width = min(self.k_chunk, self.K - k0), line = of.W * of.C
+        cdef Py_ssize_t at = (place.n * of.H + row.output) * line + column.output * of.C + k0
         while k < width:
             output_tile(self.patch, row.outputs, column.outputs, min(VL, width - k),
                         m + in_blocks(k, width, self.block, self.most, i), self.m_step, b + k0 + k,
                         NULL if added == NULL else added + at + k, relu, y + at + k,
-                        self.grid.step_h * line, self.grid.step_w * self.y_pixel, check)
+                        self.grid.step_h * line, self.grid.step_w * of.C, check)
             k += VL

@@ -17,9 +17,9 @@ cdef class WinogradFilter:
     dilation, before : tuple
         (h, w) each; `before` is the zeros above and to the left of x.
     """
-    cdef Py_ssize_t H, W, C, OH, OW, K
+    cdef Py_ssize_t C, K
     cdef Grid grid
-    cdef Py_ssize_t tiles, most, parts
+    cdef Py_ssize_t most, parts                     # tiles of a block
     cdef Py_ssize_t block, c_chunk, k_chunk, c_chunks, k_chunks
     cdef Py_ssize_t v_step, d_step, q_step, area
     cdef Workspace partials, scratch
@@ -27,8 +27,7 @@ cdef class WinogradFilter:
     cdef bint spoiled                               # some of dw is not finite
 
     def __cinit__(self, x, dy, dilation, before):
-        self.H, self.W, self.C = x[1:]
-        self.OH, self.OW, self.K = dy[1:]
+        self.C, self.K = x[3], dy[3]
         self.grid = Grid(TILE, x, dy, before, dilation)
         self.partials, self.scratch = Workspace(), Workspace()
         self.cut()
@@ -39,17 +38,17 @@ cdef class WinogradFilter:
 
     cdef cut(self):
         """Choose chunks, parts and blocks: by shape alone, so that sums never move."""
-        self.tiles = self.grid.tiles
+        cdef Py_ssize_t tiles = self.grid.tiles
         self.block = 2 * VL if self.K > VL else VL
         self.c_chunk = whole_chunk(self.C, C_CHUNK, 16)
         self.k_chunk = whole_chunk(self.K, K_CHUNK, 32)
         self.c_chunks = (self.C + self.c_chunk - 1) // self.c_chunk
         self.k_chunks = (self.K + self.k_chunk - 1) // self.k_chunk
         self.parts = (ITEMS + self.c_chunks * self.k_chunks - 1) // (self.c_chunks * self.k_chunks)
-        self.parts = max(1, min(self.parts, self.tiles // BLOCK_TILES))
-        self.most = even_part((self.tiles + self.parts - 1) // self.parts, tiles_in_l2(
+        self.parts = max(1, min(self.parts, tiles // BLOCK_TILES))
+        self.most = even_part((tiles + self.parts - 1) // self.parts, tiles_in_l2(
             POINTS, BLOCK_TILES, self.c_chunk, self.k_chunk))
-        self.work = 9 * TILE * TILE * self.tiles * self.C * self.K  # of the direct sum
+        self.work = 9 * TILE * TILE * tiles * self.C * self.K  # of the direct sum
         # 16 numbers more, as in winograd.pxi.
         self.v_step = self.most * self.c_chunk + 16
         self.d_step = self.most * self.k_chunk + 16
@@ -98,8 +97,8 @@ cdef class WinogradFilter:
         cdef Py_ssize_t part = item // self.k_chunks // self.c_chunks
         cdef Py_ssize_t channels = min(self.c_chunk, self.C - c0)
         cdef Py_ssize_t width = min(self.k_chunk, self.K - k0)
-        cdef Py_ssize_t tile = part * self.tiles // self.parts
-        cdef Py_ssize_t end = (part + 1) * self.tiles // self.parts
+        cdef Py_ssize_t tile = part * self.grid.tiles // self.parts
+        cdef Py_ssize_t end = (part + 1) * self.grid.tiles // self.parts
         cdef Py_ssize_t count, next, i, c, k
         cdef Place place
         cdef bint first = True
@@ -118,14 +117,14 @@ cdef class WinogradFilter:
             count = min(self.most, end - tile)
             place = self.grid.place_of(tile)
             for i in range(count):
-                input_tiles_at(self.grid, &place, x + c0, self.H, self.W, self.C, channels, patch,
+                input_tiles_at(self.grid, &place, x + c0, channels, patch,
                                scratch + i * self.c_chunk, RUN, self.v_step)
                 self.spread_tile_at(&place, dy + k0, width, patch + POINTS * self.c_chunk, d, i, db)
                 self.grid.move_on(&place)
             tile += count
-            next = min(tile + self.most, self.tiles)
-            ahead[0] = self.grid.pixels_under(x + c0, self.H, self.W, self.C, channels, tile, next)
-            ahead[1] = self.grid.pixels_under(dy + k0, self.OH, self.OW, self.K, width, tile, next)
+            next = min(tile + self.most, self.grid.tiles)
+            ahead[0] = self.grid.pixels_under(x + c0, &self.grid.source, channels, tile, next)
+            ahead[1] = self.grid.pixels_under(dy + k0, &self.grid.target, width, tile, next)
             self.multiply(scratch, d, q, count, channels, width, first, ahead)
             first = False
         dw = (dw if part == 0 else partials + (part - 1) * 9 * self.C * self.K) + c0 * self.K + k0
@@ -143,15 +142,15 @@ cdef class WinogradFilter:
         """Tile i of the block, packed by channel blocks: [point, block, tile, lanes]."""
         cdef const Strip* row = &self.grid.rows[place.row]
         cdef const Strip* column = &self.grid.columns[place.column]
-        cdef Py_ssize_t line = self.grid.step_h * self.OW * self.K, pixel = self.grid.step_w * self.K
-        cdef Py_ssize_t k = 0
+        cdef Py_ssize_t OH = self.grid.target.H, OW = self.grid.target.W, k = 0
+        cdef Py_ssize_t line = self.grid.step_h * OW * self.K, pixel = self.grid.step_w * self.K
         cdef const real* p
-        dy += place.n * self.OH * self.OW * self.K
-        p = dy + (row.output * self.OW + column.output) * self.K
+        dy += place.n * OH * OW * self.K
+        p = dy + (row.output * OW + column.output) * self.K
         if row.outputs < TILE or column.outputs < TILE or width % VL:
             line, pixel = TILE * self.k_chunk, self.k_chunk
-            pack_panels(dy, self.OH, self.OW, self.K, patch, pixel, 0, row.output, TILE,
-                        self.grid.step_h, column.output, TILE, self.grid.step_w, width)
+            pack_panels(dy, OH, OW, self.K, patch, pixel, 0, row.output, TILE, self.grid.step_h,
+                        column.output, TILE, self.grid.step_w, width)
             p = patch
         while k < width:
             spread_tile(p + k, line, pixel, d + in_blocks(k, width, self.block, self.most, i),

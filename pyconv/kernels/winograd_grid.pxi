@@ -13,6 +13,10 @@ cdef struct Strip:
     Py_ssize_t first, last      # inputs of the patch inside the image: the last one excluded
 
 
+cdef struct Frame:              # one image of a tensor
+    Py_ssize_t H, W, C
+
+
 cdef struct Place:              # of a tile
     Py_ssize_t n, row, column   # its image, and its strips
 
@@ -56,12 +60,15 @@ cdef class Grid:
     before, step : tuple
         (h, w) each: zeros above and to the left of the source; between outputs, and between inputs.
     """
+    cdef Frame source, target
     cdef Py_ssize_t side, step_h, step_w
     cdef Py_ssize_t down, across, image, tiles  # in a column, a row, an image, and all
     cdef Strip* rows
     cdef Strip* columns
 
     def __cinit__(self, Py_ssize_t side, source, target, before, step):
+        self.source = Frame(source[1], source[2], source[3])
+        self.target = Frame(target[1], target[2], target[3])
         self.side = side
         self.step_h, self.step_w = step
         self.down = tiles_along(target[1], self.step_h, side)
@@ -85,25 +92,27 @@ cdef class Grid:
         return place
 
     cdef void move_on(self, Place* place) noexcept nogil:
-        """To the next tile, without the divisions, which take as long as parts of a transform."""
+        """To the next tile."""
         place.column += 1
         if place.column == self.across:
             place.row, place.column = place.row + 1, 0
         if place.row == self.down:
             place.n, place.row = place.n + 1, 0
 
-    cdef Ahead pixels_under(self, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t pixel,
-                            Py_ssize_t width, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
-        """The pixels that the tiles from `first` to `end` - 1 add, in whole rows.
+    cdef Ahead pixels_under(self, const real* x, const Frame* of, Py_ssize_t channels,
+                            Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+        """The pixels of x that the tiles from `first` to `end` - 1 add, in whole rows.
 
         None at a dilation: they are neighbours of those that were read already.
         """
         cdef Ahead ahead
-        cdef Py_ssize_t row = self.rows_before(first, H)
-        ahead.place = x + row * W * pixel
-        ahead.count = (self.rows_before(end, H) - row) * W if self.step_h == self.step_w == 1 else 0
-        ahead.step, ahead.width = pixel, width
-        ahead.planes, ahead.plane = 1, 0
+        cdef Py_ssize_t row = self.rows_before(first, of.H)
+        ahead.place = x + row * of.W * of.C
+        ahead.count = (self.rows_before(end, of.H) - row) * of.W
+        if self.step_h > 1 or self.step_w > 1:
+            ahead.count = 0
+        ahead.step, ahead.width = of.C, channels
+        ahead.planes, ahead.plane, ahead.some = 1, 0, 0
         return ahead
 
     cdef Py_ssize_t rows_before(self, Py_ssize_t tile, Py_ssize_t H) noexcept nogil:
@@ -113,8 +122,8 @@ cdef class Grid:
 
 
 cdef void input_tiles_at(
-    Grid g, const Place* place, const real* x, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C,
-    Py_ssize_t channels, real* patch, real* to, Py_ssize_t run_step, Py_ssize_t step,
+    Grid g, const Place* place, const real* x, Py_ssize_t channels, real* patch, real* to,
+    Py_ssize_t run_step, Py_ssize_t step,
 ) noexcept nogil:
     """The transform of the patch of a tile, zeros outside the image, of all of some channels.
 
@@ -122,7 +131,8 @@ cdef void input_tiles_at(
     to `patch` first, [P, P, whole vectors].
     """
     cdef Strip row = g.rows[place.row], column = g.columns[place.column]
-    cdef Py_ssize_t P = g.side + 2, line = g.step_h * W * C, pixel = g.step_w * C, c = 0
+    cdef Py_ssize_t H = g.source.H, W = g.source.W, C = g.source.C, P = g.side + 2
+    cdef Py_ssize_t line = g.step_h * W * C, pixel = g.step_w * C, c = 0
     cdef bint whole
     x += place.n * H * W * C
     if channels % VL == 0:
