@@ -1,16 +1,12 @@
 # Windows: what max and average pooling have in common. What lies outside the image is left out,
 # never read.
 
-cdef enum:
-    LINE = 16   # numbers of a cache line, or of two
-
-
 cdef struct Window:  # one pooling problem; (h, w) pairs as in geometry.PoolGeometry
     Py_ssize_t N, H, W, C, OH, OW, KH, KW
     Py_ssize_t stride_h, stride_w, dilation_h, dilation_w, top, left
     Py_ssize_t padded_h, padded_w  # image and padding together; to count elements
     bint include_pad
-    bint streams    # too large for the caches: rows are fetched ahead, and results stream past,
+    bint streams    # too large for the caches: results stream past,
     bint direct     # from the registers, if they are whole lines; else from a row in the workspace
 
 
@@ -77,17 +73,6 @@ cdef inline Span rows_of(const Window* g, Py_ssize_t oh) noexcept nogil:
 
 cdef inline Span columns_of(const Window* g, Py_ssize_t ow) noexcept nogil:
     return span_of(ow, g.stride_w, g.left, g.dilation_w, g.KW, g.W)
-
-
-cdef inline inlined fetch(const real* x, Py_ssize_t rows, Py_ssize_t line,
-                          Py_ssize_t count) noexcept nogil:
-    """Ask for `count` numbers of each of `rows` rows: the hardware loses track of several at once."""
-    cdef Py_ssize_t h, i
-    for h in range(rows):
-        i = 0
-        while i < count:
-            prefetch(x + h * line + i)
-            i += LINE
 
 
 cdef inline bint in_one_pass(const Window* g) noexcept nogil:

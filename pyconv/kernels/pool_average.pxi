@@ -82,9 +82,6 @@ cdef void average_row(const Window* g, const real* x, real* y, Py_ssize_t item,
         to = y_row if copies else y
         for ow in range(g.OW):
             columns = columns_of(g, ow)
-            if g.streams:
-                fetch(x + rows.count * line + ow * g.stride_w * g.C, min(g.stride_h, 3), line,
-                      g.stride_w * g.C)
             count = counted * columns_counted(g, ow)
             if rows.count == 2 and columns.count == 2:  # constants: no loops
                 average_tiles(x + columns.start * g.C, g.C, 2, 2, down, right, count,

@@ -121,12 +121,9 @@ cdef inline inlined max_windows(const bint careful, const bint places, const Win
     cdef Span rows = rows_of(g, oh), columns
     cdef Py_ssize_t ow, place, down = g.dilation_h * g.W, right = g.dilation_w
     cdef vec bad = vec_set(0)
-    cdef const real* ahead = x + (rows.start + rows.count) * g.W * g.C  # where the next row goes on
     for ow in range(g.OW):
         columns = columns_of(g, ow)
         place = rows.start * g.W + columns.start
-        if g.streams:
-            fetch(ahead + ow * g.stride_w * g.C, min(g.stride_h, 3), g.W * g.C, g.stride_w * g.C)
         if not careful and rows.count == 2 and columns.count == 2:  # constants: no loops
             max_tiles(careful, places, x + place * g.C, g.C, 2, 2, down * g.C, right * g.C, place,
                       down, right, g.direct, y, indices, &bad)
