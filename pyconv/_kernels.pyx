@@ -6,7 +6,11 @@ memoryviews, or a method of a plan) holds no loop. Arguments are checked by `fun
 
 The same bits for any number of threads: work items depend on shapes alone, each output has one
 owner, and sums over the batch are partial sums over a fixed partition, added in a fixed order.
+
+Classes whose methods are called for each tile are `final`: without it, every call goes through a table.
 """
+
+from cython cimport final
 
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces

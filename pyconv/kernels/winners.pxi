@@ -18,6 +18,8 @@ cdef enum:
     UNIT = 16               # numbers: what a run is made of, whatever the width of a vector
     WINNER_ROWS = 6         # of a window, of two units each: 12 sums in 16 registers
     WINNER_BYTES = 24_576   # of x, and of dx: the rest of L1 is left for filters and lists
+    WINNER_WORK = 128       # multiply-adds of dense kernels that take as long: to list one,
+    UNIT_WORK = 96          # and to add up and spread a unit of its window (see `winners_pay`)
     TURNED = 16             # output channels whose filters are turned round at once: whole lines of HWIO
 
 
@@ -265,7 +267,8 @@ cdef class WinnerSums:
         """Each of dx, dw and db may be NULL. N is at least 1."""
         cdef Shares shares
         cdef Py_ssize_t thread, item
-        cdef Py_ssize_t work = self.N * self.OH * self.OW * self.K * self.KH * self.padded_run
+        cdef Py_ssize_t work = self.N * self.OH * self.OW * self.K * (
+            WINNER_WORK + self.KH * self.padded_run * UNIT_WORK // UNIT)
         cdef Py_ssize_t turned = (self.K + TURNED - 1) // TURNED
         cdef int threads = team(work, num_threads)
         cdef int few = team(self.size * TURNED, num_threads)

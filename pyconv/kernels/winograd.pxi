@@ -48,6 +48,7 @@ cdef Py_ssize_t tiles_in_l2(Py_ssize_t points, Py_ssize_t most, Py_ssize_t C,
     return most
 
 
+@final
 cdef class Winograd:
     """y, or dx, of a convolution with 3x3 filters and stride 1.
 

@@ -7,6 +7,7 @@
 # workspace; then it transforms the sum to a partial filter. The first part's partial filter is dw
 # itself, and the others are added to it in their order. db comes with the transform of dy.
 
+@final
 cdef class WinogradFilter:
     """dw and db of a convolution with 3x3 filters, stride 1 and one group.
 

@@ -48,6 +48,7 @@ cdef void cut_strips(Strip* strips, Py_ssize_t side, Py_ssize_t outputs, Py_ssiz
             output += side * step
 
 
+@final
 cdef class Grid:
     """The tiles of all images, row by row.
 

@@ -270,6 +270,7 @@ cdef void row_taps_of(
         row_taps(4, g, q, step, to)
 
 
+@final
 cdef class RowWinogradFilter:
     """dw and db of one convolution; as `Reduce`."""
     cdef Py_ssize_t N, H, W, C, OH, OW, K, groups, C_group, K_group, KH, KW
