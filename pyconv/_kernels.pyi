@@ -290,6 +290,7 @@ class Normalization(Operation):
         dx: Buffer | None = None, dgamma: Buffer | None = None, dbeta: Buffer | None = None,
         dr: Buffer | None = None,
     ) -> None: ...
+    def add_to_dy(self, more: Buffer) -> None: ...
 
 @final
 class AveragePool(Operation):

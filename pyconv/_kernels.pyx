@@ -10,8 +10,6 @@ owner, and sums over the batch are partial sums over a fixed partition, added in
 Classes whose methods are called for each tile are `final`: without it, every call goes through a table.
 """
 
-from cython cimport final
-
 include "kernels/vec.pxi"          # the vector type
 include "kernels/memory.pxi"       # aligned workspaces
 include "kernels/items.pxi"        # work items: their size, and their times for benchmarks

@@ -73,12 +73,15 @@ class Value:
     shape : tuple of int
     grad : Value or None
         None where nobody wants it.
+    adder : (operation, int) or None
+        What computed it, and when in a step, if that adds up gradients from two readers itself.
     """
 
-    __slots__ = ("grad", "shape", "slot")
+    __slots__ = ("adder", "grad", "shape", "slot")
 
     def __init__(self, slot: Slot, shape: Shape, grad: Value | None = None) -> None:
         self.slot, self.shape, self.grad = slot, shape, grad
+        self.adder: tuple[Any, int] | None = None
 
     @property
     def buffer(self) -> Any:
@@ -313,16 +316,17 @@ class Program:
         moving_mean, moving_var = norm.state.values()
         dr = residual.grad if residual else None
         mask = y if relu and residual else None  # without a residual, x tells where y was 0
-        self.add(
-            self.module.Normalization(
-                cached_batch_norm(math.prod(x.shape) // C, C).new_plan(self.module), norm.epsilon,
-                norm.momentum, self.training, relu, x.buffer, self.constant(gamma),
-                self.constant(beta), buffer_of(residual), y.buffer, buffer_of(mean), buffer_of(var),
-                self.constant(moving_mean), self.constant(moving_var), buffer_of(y.grad),
-                buffer_of(x.grad), self.constant(norm.grads["gamma"]),
-                self.constant(norm.grads["beta"]), buffer_of(dr)),
-            forward=[x, residual, y, mean, var],
-            backward=[x, mean, var, mask, y.grad, x.grad, dr])
+        operation = self.module.Normalization(
+            cached_batch_norm(math.prod(x.shape) // C, C).new_plan(self.module), norm.epsilon,
+            norm.momentum, self.training, relu, x.buffer, self.constant(gamma), self.constant(beta),
+            buffer_of(residual), y.buffer, buffer_of(mean), buffer_of(var),
+            self.constant(moving_mean), self.constant(moving_var), buffer_of(y.grad),
+            buffer_of(x.grad), self.constant(norm.grads["gamma"]), self.constant(norm.grads["beta"]),
+            buffer_of(dr))
+        if mask and dr:
+            y.adder = operation, len(self._operations)
+        self.add(operation, forward=[x, residual, y, mean, var],
+                 backward=[x, mean, var, mask, y.grad, x.grad, dr])
         return y
 
     def folded(self, params: dict[str, Array], norm: Any) -> dict[str, Value]:
@@ -347,6 +351,11 @@ class Program:
         """`x` for two readers, whose gradients are added up."""
         if x.grad is None:
             return x, x
+        if x.adder:
+            (operation, time), grad = x.adder, self.new(x.shape)
+            operation.add_to_dy(grad.buffer)
+            grad.slot.needed(2 * _BACKWARD - time)
+            return Value(x.slot, x.shape, x.grad), Value(x.slot, x.shape, grad)
         a, b = (Value(x.slot, x.shape, self.new(x.shape)) for _ in range(2))
         self.add(
             self.module.Fork(math.prod(x.shape), buffer_of(a.grad), buffer_of(b.grad),

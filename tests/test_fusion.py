@@ -155,6 +155,21 @@ def test_the_sum_joins_a_normalization_at_the_end(body, joined, relu, rng):
     np.testing.assert_allclose(fused.predict(x), apart.predict(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_normalization_adds_up_the_gradients_of_two_readers(rng):
+    def block(*before):
+        return Residual([*before, Conv2D(3, 1), BatchNormalization()])
+
+    layers = [Conv2D(3, 1), block(), ReLU(), block(), ReLU(), block(block()), ReLU(), block(),
+              GlobalAveragePooling2D(), Dense(2)]
+    fused, apart = twins(layers, (4, 5, 3))
+    program, _ = fused._programs.borrow((2, 4, 5, 3), True)
+    # Behind the first convolution, and inside the third block, whose own input had two readers already.
+    assert sum(type(operation).__name__ == "Fork" for operation in program._operations) == 2
+    trained((fused, apart), rng)
+    for a, b in zip(fused.get_weights(), apart.get_weights(), strict=True):
+        assert_array_equal(a, b)
+
+
 def test_summary_shows_what_is_fused(capsys):
     layers = [
         Conv2D(4, 3), BatchNormalization(), ReLU(), MaxPooling2D(2),

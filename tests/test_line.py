@@ -23,6 +23,12 @@ SHAPES = [
     (2, 9, 40, 16, 16, (2, 15), {"pads": ((0, 0), (7, 7))}, "y dx"),
     (4, 11, 17, 64, 64, (1, 7), {"pads": ((0, 0), (3, 3))}, "y dx"),
     (1, 20, 100, 70, 30, (5, 5), {"pads": ((2, 2), (2, 2))}, "y dx"),  # long sums, wide rows
+    # short sums and whole pairs of vectors: two tiles at a time, of which the last may be alone
+    (3, 13, 31, 1, 64, (3, 3), {"pads": ((1, 1), (1, 1))}, "y"),
+    (2, 9, 22, 4, 32, (3, 3), {}, "y"),
+    (5, 11, 13, 8, 64, (3, 3), {"groups": 2, "pads": ((1, 1), (1, 1))}, "y"),
+    (2, 15, 33, 3, 32, (3, 3), {"stride": (2, 1), "pads": ((1, 1), (1, 1))}, "y"),
+    (1, 7, 35, 2, 96, (5, 3), {"dilation": (1, 2), "pads": ((2, 2), (2, 2))}, "y"),
     # strides: even and odd taps, rows of both kinds
     (2, 33, 35, 3, 64, (7, 7), {"stride": (2, 2), "pads": ((3, 3), (3, 3))}, "y"),
     (3, 29, 31, 16, 32, (5, 5), {"stride": (2, 2), "pads": ((1, 2), (1, 2))}, "y dx"),
@@ -121,8 +127,21 @@ def test_a_plan_gives_the_same_bits_again(shape):
 
 
 @pytest.mark.parametrize("isa", KERNELS)
-def test_relu(isa):
-    case = Case(*SHAPES[1])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_plan_forgets_numbers_that_were_not_finite(shape, isa):
+    case, bad = Case(*shape), Case(*shape)
+    bad.x[...] = bad.dy[...] = np.nan
+    first = case.run(case.plan(isa))
+    plan = case.plan(isa)
+    bad.run(plan)
+    for got, want in zip(case.run(plan), first, strict=True):
+        assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("isa", KERNELS)
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[11]], ids=str)
+def test_relu(shape, isa):
+    case = Case(*shape)
     plan = case.plan(isa)
     (y,) = case.run(plan)
     np.testing.assert_array_equal(case.run(plan, relu=True)[0], np.maximum(y, 0))
@@ -131,7 +150,7 @@ def test_relu(isa):
 @pytest.mark.parametrize("isa", KERNELS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", ["x", "w", "b", "dy"])
-@pytest.mark.parametrize("shape", [SHAPES[5], SHAPES[12], SHAPES[16]], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[i] for i in (5, 11, 17, 21)], ids=str)
 def test_values_that_are_not_finite_are_where_the_direct_sum_puts_them(shape, name, value, isa):
     for seed in range(3):
         case = Case(*shape, seed=seed)

@@ -256,15 +256,15 @@ cdef class BatchNormPlan:
             self.moments_item(x, item, part)
             item_ends()
 
-    cdef void gradient_part(self, int mask, const real* dy, const real* y, const real* x, real* dr,
-                            int part, int parts) noexcept nogil:
+    cdef void gradient_part(self, int mask, const real* dy, const real* more, const real* y,
+                            const real* x, real* dr, int part, int parts) noexcept nogil:
         cdef Py_ssize_t item
         for item in range(self.items * (part + 1) // parts - 1, self.items * part // parts - 1, -1):
-            self.gradient_item(mask, dy, y, x, dr, item, part)
+            self.gradient_item(mask, dy, more, y, x, dr, item, part)
             item_ends()
 
-    cdef void gradient_item(self, int mask, const real* dy, const real* y, const real* x, real* dr,
-                            Py_ssize_t item, int thread) noexcept nogil:
+    cdef void gradient_item(self, int mask, const real* dy, const real* more, const real* y,
+                            const real* x, real* dr, Py_ssize_t item, int thread) noexcept nogil:
         """An item's sums of g and of g * (x - mean)."""
         cdef Py_ssize_t C = self.C, K = self.K, end = min((item + 1) * self.pixels, self.P)
         cdef Py_ssize_t start = item * self.pixels, n, rows, c, h, at
@@ -281,21 +281,22 @@ cdef class BatchNormPlan:
             start += self.block
             if K % VL == 0:
                 while c + SUM_VECTORS * VL <= K:
-                    self.gradient_columns(SUM_VECTORS, mask, dy, y, x, dr, at, rows, c, total, product)
+                    self.gradient_columns(SUM_VECTORS, mask, dy, more, y, x, dr, at, rows, c, total,
+                                          product)
                     c += SUM_VECTORS * VL
                 while c < K:
-                    self.gradient_columns(1, mask, dy, y, x, dr, at, rows, c, total, product)
+                    self.gradient_columns(1, mask, dy, more, y, x, dr, at, rows, c, total, product)
                     c += VL
             else:
                 for h in range(rows):
-                    self.gradient_row(mask, dy, y, x, dr, at + h * K, K, total, product)
-            self.gradient_row(mask, dy, y, x, dr, at + rows * K, (n - rows * self.group) * C, total,
-                              product)
+                    self.gradient_row(mask, dy, more, y, x, dr, at + h * K, K, total, product)
+            self.gradient_row(mask, dy, more, y, x, dr, at + rows * K, (n - rows * self.group) * C,
+                              total, product)
             self.add_columns(total, product, sums)
 
     cdef inline void gradient_columns(
-        self, Py_ssize_t nv, int mask, const real* dy, const real* y, const real* x, real* dr,
-        Py_ssize_t at, Py_ssize_t rows, Py_ssize_t c, real* total, real* product,
+        self, Py_ssize_t nv, int mask, const real* dy, const real* more, const real* y, const real* x,
+        real* dr, Py_ssize_t at, Py_ssize_t rows, Py_ssize_t c, real* total, real* product,
     ) noexcept nogil:
         """`gradient_tile` of SUM_VECTORS or 1 vectors; its sizes must be constants."""
         cdef const real* mean = self.mean + c
@@ -307,39 +308,41 @@ cdef class BatchNormPlan:
             y = y + at + c
         if dr != NULL:
             dr = dr + at + c
+        if more != NULL:
+            more = more + at + c
         if nv == 1:
             if dr != NULL and mask == RELU_OF_Y:
-                gradient_tile(1, RELU_OF_Y, True, dy, y, x, rows, K, mean, scale, shift, dr, total,
-                              product)
+                gradient_tile(1, RELU_OF_Y, True, dy, more, y, x, rows, K, mean, scale,
+                              shift, dr, total, product)
             elif mask == RELU_OF_Y:
-                gradient_tile(1, RELU_OF_Y, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
-                              product)
+                gradient_tile(1, RELU_OF_Y, False, dy, more, y, x, rows, K, mean, scale,
+                              shift, dr, total, product)
             elif mask == RELU_OF_X:
-                gradient_tile(1, RELU_OF_X, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
-                              product)
+                gradient_tile(1, RELU_OF_X, False, dy, more, y, x, rows, K, mean, scale,
+                              shift, dr, total, product)
             else:
-                gradient_tile(1, NO_RELU, False, dy, y, x, rows, K, mean, scale, shift, dr, total,
-                              product)
+                gradient_tile(1, NO_RELU, False, dy, more, y, x, rows, K, mean, scale,
+                              shift, dr, total, product)
         elif dr != NULL and mask == RELU_OF_Y:
-            gradient_tile(SUM_VECTORS, RELU_OF_Y, True, dy, y, x, rows, K, mean, scale, shift, dr,
-                          total, product)
+            gradient_tile(SUM_VECTORS, RELU_OF_Y, True, dy, more, y, x, rows, K, mean, scale,
+                          shift, dr, total, product)
         elif mask == RELU_OF_Y:
-            gradient_tile(SUM_VECTORS, RELU_OF_Y, False, dy, y, x, rows, K, mean, scale, shift, dr,
-                          total, product)
+            gradient_tile(SUM_VECTORS, RELU_OF_Y, False, dy, more, y, x, rows, K, mean, scale,
+                          shift, dr, total, product)
         elif mask == RELU_OF_X:
-            gradient_tile(SUM_VECTORS, RELU_OF_X, False, dy, y, x, rows, K, mean, scale, shift, dr,
-                          total, product)
+            gradient_tile(SUM_VECTORS, RELU_OF_X, False, dy, more, y, x, rows, K, mean, scale,
+                          shift, dr, total, product)
         else:
-            gradient_tile(SUM_VECTORS, NO_RELU, False, dy, y, x, rows, K, mean, scale, shift, dr,
-                          total, product)
+            gradient_tile(SUM_VECTORS, NO_RELU, False, dy, more, y, x, rows, K, mean, scale,
+                          shift, dr, total, product)
 
     cdef inline void gradient_row(
-        self, int mask, const real* dy, const real* y, const real* x, real* dr, Py_ssize_t at,
-        Py_ssize_t count, real* total, real* product,
+        self, int mask, const real* dy, const real* more, const real* y, const real* x, real* dr,
+        Py_ssize_t at, Py_ssize_t count, real* total, real* product,
     ) noexcept nogil:
-        gradient_rest(mask, dr != NULL, dy + at, y + at if mask == RELU_OF_Y else NULL, x + at, count,
-                      self.mean, self.scale, self.shift, dr + at if dr != NULL else NULL, total,
-                      product)
+        gradient_rest(mask, dr != NULL, dy + at, more + at if more != NULL else NULL,
+                      y + at if mask == RELU_OF_Y else NULL, x + at, count, self.mean, self.scale,
+                      self.shift, dr + at if dr != NULL else NULL, total, product)
 
     cdef void add_gradients(self, const real* gamma, const real* var, double epsilon, real* dgamma,
                             real* dbeta) noexcept nogil:
@@ -380,18 +383,21 @@ cdef class BatchNormPlan:
                        self.scale, self.shift, self.slope, self.offset, dx + at)
 
     cdef void run_backward(
-        self, const real* dy, const real* x, const real* gamma, const real* beta, const real* mean,
-        const real* var, double epsilon, bint relu, const real* y, real* dx, real* dgamma,
-        real* dbeta, real* dr, int num_threads,
+        self, const real* dy, const real* more, const real* x, const real* gamma, const real* beta,
+        const real* mean, const real* var, double epsilon, bint relu, const real* y, real* dx,
+        real* dgamma, real* dbeta, real* dr, int num_threads,
     ) noexcept nogil:
-        """Gradients. With relu, its mask is y's, or without a y that of x; dr needs a y."""
+        """Gradients. With relu, its mask is y's, or without a y that of x; dr needs a y.
+
+        With a dr, the gradient by y is dy + `more`, if that is not NULL.
+        """
         cdef Py_ssize_t item
         cdef int part, threads = self.team(num_threads)
         cdef int mask = NO_RELU if not relu else (RELU_OF_X if y == NULL else RELU_OF_Y)
         self.set_scale(gamma, beta, mean, var, epsilon)
         region_starts(threads > 1)
         for part in prange(threads, schedule="static", chunksize=1, num_threads=threads):
-            self.gradient_part(mask, dy, y, x, dr, part, threads)
+            self.gradient_part(mask, dy, more, y, x, dr, part, threads)
         self.add_gradients(gamma, var, epsilon, dgamma, dbeta)
         if dx != NULL:
             if dr != NULL:  # dy behind its mask
@@ -446,8 +452,8 @@ cdef class BatchNormPlan:
         cdef const real* output = address(y)
         self.allot(num_threads)
         with nogil:
-            self.run_backward(&dy[0, 0], &x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0], epsilon,
-                              relu, output, to_x, &dgamma[0], &dbeta[0], to_r, num_threads)
+            self.run_backward(&dy[0, 0], NULL, &x[0, 0], &gamma[0], &beta[0], &mean[0], &var[0],
+                              epsilon, relu, output, to_x, &dgamma[0], &dbeta[0], to_r, num_threads)
 
 
 # ------------------------------------------------------------------------------ folded into weights

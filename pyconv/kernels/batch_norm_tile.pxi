@@ -72,11 +72,14 @@ cdef inline vec gated(const int mask, vec dy, vec x, const real* y, const real* 
 
 
 cdef inline inlined gradient_tile(
-    const Py_ssize_t nv, const int mask, const bint keep, const real* dy, const real* y,
-    const real* x, Py_ssize_t rows, Py_ssize_t K, const real* mean, const real* scale,
+    const Py_ssize_t nv, const int mask, const bint keep, const real* dy, const real* more,
+    const real* y, const real* x, Py_ssize_t rows, Py_ssize_t K, const real* mean, const real* scale,
     const real* shift, real* dr, real* total, real* product,
 ) noexcept nogil:
-    """total += sum over rows of g, dy behind its mask; product += that of g * (x - mean); dr = g."""
+    """total += sum over rows of g, dy behind its mask; product += that of g * (x - mean); dr = g.
+
+    Where g is kept, `more`, unless NULL, is added to dy.
+    """
     cdef vec[8] t, q
     cdef vec d, g
     cdef Py_ssize_t h, i, at
@@ -87,7 +90,10 @@ cdef inline inlined gradient_tile(
         for i in range(nv):
             at = h * K + i * VL
             d = (<const vec*> (x + at))[0] - (<const vec*> (mean + i * VL))[0]
-            g = gated(mask, (<const vec*> (dy + at))[0], d, y + at, scale + i * VL, shift + i * VL)
+            g = (<const vec*> (dy + at))[0]
+            if keep and more != NULL:
+                g = g + (<const vec*> (more + at))[0]
+            g = gated(mask, g, d, y + at, scale + i * VL, shift + i * VL)
             if keep:
                 (<vec*> (dr + at))[0] = g
             t[i] = t[i] + g
@@ -98,8 +104,9 @@ cdef inline inlined gradient_tile(
 
 
 cdef void gradient_rest(
-    int mask, bint keep, const real* dy, const real* y, const real* x, Py_ssize_t count,
-    const real* mean, const real* scale, const real* shift, real* dr, real* total, real* product,
+    int mask, bint keep, const real* dy, const real* more, const real* y, const real* x,
+    Py_ssize_t count, const real* mean, const real* scale, const real* shift, real* dr, real* total,
+    real* product,
 ) noexcept nogil:
     """The same for `count` numbers of one row."""
     cdef Py_ssize_t i = 0, n
@@ -110,7 +117,10 @@ cdef void gradient_rest(
         d = load_first(x + i, n) - (<const vec*> (mean + i))[0]
         if mask == RELU_OF_Y:
             store_first(part, load_first(y + i, n), VL)
-        g = gated(mask, load_first(dy + i, n), d, part, scale + i, shift + i)
+        g = load_first(dy + i, n)
+        if keep and more != NULL:
+            g = g + load_first(more + i, n)
+        g = gated(mask, g, d, part, scale + i, shift + i)
         if keep:
             store_first(dr + i, g, n)
         # Where x and mean are not finite, a lane that is not there would be NaN.

@@ -19,6 +19,8 @@ cdef enum:
     LINE_LONG = 256           # sums longer than this take 3 pairs at most: the error grows with both
     LINE_LONGEST = 4096       # and none may be longer
     LINE_BYTES = 524_288      # of transformed pixels: half of L2
+    SHORT_SUM = 12            # products: see `line_pair`
+    ASKED = 4                 # tiles whose outputs are asked for ahead: 32 lines, some 400 cycles
     COMB_QUADS = 4            # of a row at once: a line of the cache for each pixel
 
 
@@ -404,6 +406,10 @@ cdef class Line(Packer):
         b += block * self.block
         y += ((q0 * self.stride_h + phase.to_row) * self.TW + phase.to_column) * self.TC
         y += group * self.K_group + k
+        if (SUMS == 24 and lanes == 2 * VL and self.pairs == 2 and phase.kind == 2
+                and phase.whole_runs == phase.runs and phase.runs * self.C_group <= SHORT_SUM):
+            self.run_pairs(v, packed, b, relu, y, phase, tiles, tile, check)
+            return
         while i < tiles:
             count = min(LINE_TILES // most * most, tiles - i)
             q, t, fetched = i // self.across, tile + i % self.across, 0
@@ -424,6 +430,49 @@ cdef class Line(Packer):
                     j += most
             finish_of(self, phase, m, step, b, relu, y, i, count, tile, lanes, check)
             i += count
+
+    cdef void run_pairs(self, const real* v, const real* packed, const real* b, bint relu, real* y,
+                        const LinePhase* phase, Py_ssize_t tiles, Py_ssize_t tile,
+                        vec* check) noexcept nogil:
+        """The tiles of a band by `line_pair`: two at a time, from first to last in registers."""
+        cdef Py_ssize_t pixel = self.stride_w * self.TC, line = self.stride_h * self.TW * self.TC
+        cdef Py_ssize_t i = 0, j, k, q = 0, t = tile, asked = 0, ahead_q = 0, ahead_t = tile
+        cdef const Py_ssize_t* offset = self.run_offset + phase.first_run * self.C_group
+        cdef Py_ssize_t length = phase.runs * self.C_group
+        cdef vec[6] power
+        cdef vec[16] edge               # [2, TILE, 2]: outputs of tiles that pass an edge
+        cdef real* place[2]
+        cdef real* to[2]
+        cdef Py_ssize_t[2] step
+        cdef Py_ssize_t[2] columns
+        for k in range(2):
+            for j in range(3):
+                power[3 * k + j] = vec_set(self.table.power[k][j])
+        while i < tiles:
+            while asked < min(i + ASKED, tiles):
+                fetch_tile(y + ahead_q * line + ahead_t * TILE * pixel, pixel,
+                           min(TILE, phase.columns - ahead_t * TILE), 2 * VL)
+                asked, ahead_t = asked + 1, ahead_t + 1
+                if ahead_t == tile + self.across:
+                    ahead_q, ahead_t = ahead_q + 1, tile
+            for j in range(2):
+                # A second one that there is not has no columns.
+                columns[j] = min(TILE, phase.columns - t * TILE) if i + j < tiles else 0
+                place[j] = y + q * line + t * TILE * pixel
+                to[j], step[j] = place[j], pixel
+                if columns[j] < TILE:
+                    to[j], step[j] = <real*> (edge + 2 * TILE * j), 2 * VL
+                t += 1
+                if t == tile + self.across:
+                    q, t = q + 1, tile
+            check[0] = check[0] + line_pair(
+                power, v + i * QUAD, self.v_step, offset, length, packed, length * 2 * VL, b, relu, to,
+                step, min(2, tiles - i))
+            for j in range(2):
+                if columns[j] < TILE:
+                    for k in range(columns[j]):
+                        memcpy(place[j] + k * pixel, to[j] + k * 2 * VL, 2 * VL * sizeof(real))
+            i += 2
 
     cdef real* pack_bias(self, const real* b) except? NULL:
         return padded_bias(self.bias, b, self.blocks, self.blocks_group, self.block, self.K_group)

@@ -90,6 +90,13 @@ cdef extern from *:
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #endif
+    /* In a register: GCC would rather load it for each product. */
+    #if defined(__AVX512F__)
+    #define HELD(a) __asm__("" : "+v"(a))
+    #else
+    #define HELD(a)
+    #endif
+
     /* m[i] = sum over j < length of x[i * QUAD + offset[j]] * w[j], for `rows` tiles at one point. */
     static inline __attribute__((always_inline)) void line_tile(
             const int rows, const int nv, const real* x, const Py_ssize_t* offset,
@@ -127,28 +134,68 @@ cdef extern from *:
         }
     }
 
-    /* y = A^T m + b, 4 outputs; `power` has p, p^2, p^3 of each pair. Returns NaN or infinity where one
-       is not finite, else 0. */
-    static inline __attribute__((always_inline)) vec line_out(
-            const int pairs, const int kind, const vec* power, const real* m, Py_ssize_t step,
-            vec b, int relu, real* y, Py_ssize_t pixel, Py_ssize_t lanes) {
+    /* to = A^T m + b, 4 outputs of points s vectors apart; `power` has p, p^2, p^3 of each pair. Returns
+       NaN or infinity where one is not finite, else 0. */
+    static inline __attribute__((always_inline)) vec line_outputs(
+            const int pairs, const int kind, const vec* power, const vec* m, Py_ssize_t s, vec b,
+            int relu, vec* to) {
         vec y0 = b, y1 = b, y2 = b, y3 = b, check;
-        if (kind >= 1) y0 += *(const vec*) (m + 2 * pairs * step);
-        if (kind == 2) y3 += *(const vec*) (m + (2 * pairs + 1) * step);
+        if (kind >= 1) y0 += m[2 * pairs * s];
+        if (kind == 2) y3 += m[(2 * pairs + 1) * s];
         UNROLLED for (int k = 0; k < pairs; k++) {
-            vec one = *(const vec*) (m + 2 * k * step), other = *(const vec*) (m + (2 * k + 1) * step);
-            vec even = one + other, odd = one - other;
+            vec even = m[2 * k * s] + m[(2 * k + 1) * s], odd = m[2 * k * s] - m[(2 * k + 1) * s];
             y0 += even;
             y1 += power[3 * k] * odd;
             y2 += power[3 * k + 1] * even;
             y3 += power[3 * k + 2] * odd;
         }
         check = (vec) {0} * ((y0 + y1) + (y2 + y3));
-        if (relu) y0 = vec_relu(y0), y1 = vec_relu(y1), y2 = vec_relu(y2), y3 = vec_relu(y3);
-        store_part(y, y0, lanes);
-        store_part(y + pixel, y1, lanes);
-        store_part(y + 2 * pixel, y2, lanes);
-        store_part(y + 3 * pixel, y3, lanes);
+        to[0] = y0, to[1] = y1, to[2] = y2, to[3] = y3;
+        if (relu) UNROLLED for (int i = 0; i < 4; i++) to[i] = vec_relu(to[i]);
+        return check;
+    }
+
+    /* The same, to `lanes` of each pixel of y. */
+    static inline __attribute__((always_inline)) vec line_out(
+            const int pairs, const int kind, const vec* power, const real* m, Py_ssize_t step,
+            vec b, int relu, real* y, Py_ssize_t pixel, Py_ssize_t lanes) {
+        vec to[4], check = line_outputs(pairs, kind, power, (const vec*) m, step / VL, b, relu, to);
+        UNROLLED for (int i = 0; i < 4; i++) store_part(y + i * pixel, to[i], lanes);
+        return check;
+    }
+
+    /* Both for two tiles of F(4, 3) by two vectors: sums at all points, and A^T, which finds them in
+       registers. y[i] is where a tile's outputs go, pixel[i] apart; only of the first `tiles` are they
+       checked.
+
+       24 sums take as many loads for each product of a sum, where `line_tile` takes 14; but short sums
+       are in memory about as often as they are added to. */
+    static inline vec line_pair(
+            const vec* power, const real* x, Py_ssize_t v_step, const Py_ssize_t* offset,
+            Py_ssize_t length, const real* w, Py_ssize_t u_step, const real* b, int relu,
+            real* const* y, const Py_ssize_t* pixel, Py_ssize_t tiles) {
+        vec sum[24], to[4], check = {0}, found;  /* sum[tile, vector, point] */
+        const real *x3 = opaque(x + 3 * v_step), *w3 = opaque(w + 3 * u_step);
+        UNROLLED for (int i = 0; i < 24; i++) sum[i] = (vec) {0};
+        for (Py_ssize_t j = 0; j < length; j++, w += 2 * VL, w3 += 2 * VL)
+            UNROLLED for (int e = 0; e < 6; e++) {
+                const real* p = (e < 3 ? x + e * v_step : x3 + (e - 3) * v_step) + offset[j];
+                const real* q = e < 3 ? w + e * u_step : w3 + (e - 3) * u_step;
+                vec w0 = AT(q), w1 = AT(q + VL);
+                HELD(w0);
+                HELD(w1);
+                UNROLLED for (int i = 0; i < 2; i++) {
+                    vec a = vec_set(p[4 * i]);
+                    sum[12 * i + e] += w0 * a;
+                    sum[12 * i + 6 + e] += w1 * a;
+                }
+            }
+        UNROLLED for (int i = 0; i < 2; i++)
+            UNROLLED for (int v = 0; v < 2; v++) {
+                found = line_outputs(2, 2, power, sum + 12 * i + 6 * v, 1, AT(b + v * VL), relu, to);
+                if (i < tiles) check += found;
+                UNROLLED for (int k = 0; k < 4; k++) *(vec*) (y[i] + k * pixel[i] + v * VL) = to[k];
+            }
         return check;
     }
     """
@@ -158,6 +205,10 @@ cdef extern from *:
     vec line_out(
         int pairs, int kind, const vec* power, const real* m, Py_ssize_t step, vec b, bint relu,
         real* y, Py_ssize_t pixel, Py_ssize_t lanes) noexcept nogil
+    vec line_pair(
+        const vec* power, const real* x, Py_ssize_t v_step, const Py_ssize_t* offset,
+        Py_ssize_t length, const real* w, Py_ssize_t u_step, const real* b, bint relu, real** y,
+        const Py_ssize_t* pixel, Py_ssize_t tiles) noexcept nogil
 
 
 # One line for each number of points: they must be constant where a transform is inlined.

@@ -179,7 +179,8 @@ cdef class Normalization(Operation):
     cdef BatchNormPlan plan
     cdef double epsilon, momentum
     cdef bint training, relu
-    cdef Buffer x, gamma, beta, r, y, mean, var, moving_mean, moving_var, dy, dx, dgamma, dbeta, dr
+    cdef Buffer x, gamma, beta, r, y, mean, var, moving_mean, moving_var
+    cdef Buffer dy, more, dx, dgamma, dbeta, dr
 
     def __init__(self, BatchNormPlan plan, double epsilon, double momentum, bint training, bint relu,
                  Buffer x, Buffer gamma, Buffer beta, Buffer r, Buffer y, Buffer mean, Buffer var,
@@ -205,13 +206,18 @@ cdef class Normalization(Operation):
                 at(self.moving_var), self.epsilon, at(self.r), self.relu, at(self.y), num_threads)
         return 0
 
+    def add_to_dy(self, Buffer more):
+        """From now on the gradient by y is the sum of `dy` and `more`; with ReLU and a dr alone."""
+        self.more = more
+
     cdef int backward(self, int num_threads) except -1:
         cdef real* y = at(self.y) if self.relu and self.r is not None else NULL
         cdef real* dr = at(self.dr) if self.relu else NULL
         self.plan.allot(num_threads)
         self.plan.run_backward(
-            at(self.dy), at(self.x), at(self.gamma), at(self.beta), at(self.mean), at(self.var),
-            self.epsilon, self.relu, y, at(self.dx), at(self.dgamma), at(self.dbeta), dr, num_threads)
+            at(self.dy), at(self.more), at(self.x), at(self.gamma), at(self.beta), at(self.mean),
+            at(self.var), self.epsilon, self.relu, y, at(self.dx), at(self.dgamma), at(self.dbeta), dr,
+            num_threads)
         if self.dr is not None and not self.relu:
             memcpy(self.dr.data, self.dy.data, self.plan.P * self.plan.C * sizeof(real))
         return 0

@@ -3,6 +3,7 @@
 # At a dilation d along an axis, outputs d apart share inputs, and inputs are d apart: a tile has such
 # outputs. So d x d images, of every d-th row and column each, are computed where they lie.
 
+from cython cimport final
 from libc.stdlib cimport free, malloc
 
 

@@ -276,8 +276,8 @@ cdef extern from *:
 
     /* m[i, :] = (if fresh) or += sum over j < length of x[i * x_step + place(j)] * w[j], for `tiles`
        times `rows` rows by nv vectors: place(j) = j / run * run_step + j % run * j_step. Steps that are
-       constants need no registers for addresses. If it `fetches`, w comes to L1 before it is read. So do
-       the sums of the next tile, if there are any: of y and dx a quarter with each run of 16 channels. */
+       constants need no registers for addresses. If it `fetches`, w comes to L1 before it is read. So
+       do the next tile's sums, if there are any: of y and dx a quarter with each run of channels. */
     INLINED void point_tiles(
             const int rows, const int nv, const int fetches, const int x_step, Py_ssize_t tiles,
             int fresh, const real* x, Py_ssize_t length, Py_ssize_t run, Py_ssize_t run_step,
