@@ -474,7 +474,7 @@ cdef class Gather(Packer):
         cdef Block part = tiles[0]
         cdef Py_ssize_t most = TAPS_BYTES // (nv * VL * <Py_ssize_t> sizeof(real))  # inputs
         cdef Py_ssize_t some, length, c, left = tiles.runs
-        if (left * tiles.length <= most or lanes < nv * VL or tiles.lines * pixels <= tile_rows(nv)):
+        if (left * tiles.length <= most or lanes < nv * VL or tiles.lines * pixels <= pixel_rows(nv)):
             pixel_lines(pixels, nv, lanes, tiles, x, packed, y)
             return
         some = even_part(left, max(1, most // tiles.length))  # whole runs,

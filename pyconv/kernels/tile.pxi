@@ -71,13 +71,13 @@ cdef inline inlined sum_tiles(
     over `rows` and `nv` so early that the sums never leave their registers.
     """
     cdef Py_ssize_t y_step = block.y_step
-    cdef vec[24] acc
+    cdef vec[28] acc
     cdef vec[2] wv
     cdef vec a
     cdef Py_ssize_t i, v, r, c, t, line
     cdef const real* from_x
     cdef const real* from_w
-    cdef const real* p[4]  # of every third row: the two behind it are one register away, and two
+    cdef const real* p[5]  # of every third row: the two behind it are one register away, and two
     cdef const real* next_x
     cdef real* to
     cdef real* to_y
@@ -134,7 +134,7 @@ cdef inline inlined pixel_tiles(
     const real* x, const real* w, real* y,
 ) noexcept nogil:
     """`sum_tiles` with steps that are constants: all together do not find enough registers."""
-    if rows * nv > SUMS:
+    if rows * nv > 2 * PIXELS_2:
         return
     if block.w_step != nv * VL:
         sum_tiles(rows, nv, True, block, block.x_step, block.c_step, block.w_step, x, w, y)
@@ -205,9 +205,13 @@ cdef inline Py_ssize_t band_rows(Py_ssize_t row, Py_ssize_t end, Py_ssize_t OH, 
 cdef void pixel_tiles_of(
     Py_ssize_t rows, Py_ssize_t nv, const Block* block, const real* x, const real* w, real* y,
 ) noexcept nogil:
-    """`pixel_tiles` of 1 to 12 rows and 1 or 2 vectors."""
+    """`pixel_tiles` of 1 to 14 rows and 1 or 2 vectors."""
     if nv == 2:
-        if rows == 12:
+        if rows == 14:
+            pixel_tiles(14, 2, block, x, w, y)
+        elif rows == 13:
+            pixel_tiles(13, 2, block, x, w, y)
+        elif rows == 12:
             pixel_tiles(12, 2, block, x, w, y)
         elif rows == 11:
             pixel_tiles(11, 2, block, x, w, y)
@@ -264,7 +268,7 @@ cdef void pixel_lines(
 ) noexcept nogil:
     """`block.lines` lines of `pixels` pixels: as few tiles as it takes, the last in a line smaller."""
     cdef Block part = block[0]
-    cdef Py_ssize_t rows = even_part(pixels, tile_rows(nv)) if pixels > 0 else 1
+    cdef Py_ssize_t rows = even_part(pixels, pixel_rows(nv)) if pixels > 0 else 1
     part.tiles = pixels // rows
     if lanes < nv * VL:
         clipped_lines(pixels, rows, nv, lanes, block, x, w, y)
@@ -286,7 +290,7 @@ cdef void clipped_lines(
 
     (Tiles that store parts themselves take a fifth more time: GCC then moves the sums about.)
     """
-    cdef vec[24] tile
+    cdef vec[28] tile
     cdef Block part = block[0]
     cdef Py_ssize_t line, pixel, i, count, last = (nv - 1) * VL
     cdef real* to
@@ -367,6 +371,11 @@ cdef void filter_tile_of(
 cdef inline Py_ssize_t tile_rows(Py_ssize_t nv) noexcept nogil:
     """The most rows that a tile of `nv` vectors keeps in registers."""
     return TILE_2 if nv == 2 else TILE_1
+
+
+cdef inline Py_ssize_t pixel_rows(Py_ssize_t nv) noexcept nogil:
+    """The same of pixels, whose rows are often 14 or a multiple of it: of 12, two tiles of 7 each."""
+    return PIXELS_2 if nv == 2 else TILE_1
 
 
 cdef inline Py_ssize_t even_part(Py_ssize_t total, Py_ssize_t most) noexcept nogil:

@@ -11,12 +11,16 @@ cdef extern from *:
     #if defined(__AVX512F__)
     #define VEC_BYTES 64
     #define TILE_2 12   /* 32 registers: 12 x 2 sums, 2 of weights, the rest for broadcasts */
+    #define PIXELS_2 14  /* and 14 x 2 sums, 2 of weights, 1 broadcast */
     #elif defined(__AVX__)
     #define VEC_BYTES 32
     #define TILE_2 6    /* 16 registers: 6 x 2 sums, 2 of weights, 1 broadcast */
     #else
     #define VEC_BYTES 16
     #define TILE_2 6
+    #endif
+    #ifndef PIXELS_2
+    #define PIXELS_2 TILE_2
     #endif
     #define SUMS (2 * TILE_2)  /* of a tile at most; larger ones are not compiled */
     #define LANE_VECTORS ((Py_ssize_t) (16 * sizeof(real) / VEC_BYTES))  /* see wide_reduce.pxi */
@@ -268,7 +272,7 @@ cdef extern from *:
     ctypedef int whole
     ctypedef int ivec
     const Py_ssize_t VL
-    const Py_ssize_t TILE_2, SUMS
+    const Py_ssize_t TILE_2, PIXELS_2, SUMS
     const Py_ssize_t LANE_VECTORS
     real square_root(real a) noexcept nogil
     vec vec_set(real a) noexcept nogil
