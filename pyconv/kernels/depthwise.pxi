@@ -241,8 +241,7 @@ cdef class Depthwise:
                 for j in range(VL):
                     number = (c + j) * self.split // self.repeat
                     number += u // self.vectors - self.place[u]
-                    self.lane[(u * self.split + i) * VL + j] = (
-                        VL + number % VL if number // VL == i else j)
+                    self.lane[(u * self.split + i) * VL + j] = picked(number, i, j)
 
     cdef void read(self, const real* images, Py_ssize_t n, Py_ssize_t q, Py_ssize_t rows,
                    real* to) noexcept nogil:

@@ -168,8 +168,8 @@ cdef extern from *:
        registers. y[i] is where a tile's outputs go, pixel[i] apart; only of the first `tiles` are they
        checked.
 
-       24 sums take as many loads for each product of a sum, where `line_tile` takes 14; but short sums
-       are in memory about as often as they are added to. */
+       A step of the loop has 24 loads for 24 products, where that of `line_tile` has 14; but storing and
+       loading short sums takes about as long as adding to them. */
     static inline vec line_pair(
             const vec* power, const real* x, Py_ssize_t v_step, const Py_ssize_t* offset,
             Py_ssize_t length, const real* w, Py_ssize_t u_step, const real* b, int relu,

@@ -21,8 +21,7 @@ cdef extern from *:
         Py_ssize_t x_step;                  /* numbers of x in a period */
         const Py_ssize_t* first;            /* where in x the sources of each vector begin */
         const whole* lane;                  /* [vector, c, source, lane]: what it takes of this source */
-        const whole* number;                /* [vector, c, lane]: the same, counted from `first` on */
-        int relu;
+        int relu;                           /* (without PICKS [vector, c, lane], from `first` on) */
     } point_lanes;
 
     /* Whole periods, of S sources. Without AVX2, which has shuffles by a variable: number by number. */
@@ -31,23 +30,23 @@ cdef extern from *:
             const real* b, real* y) {
         const Py_ssize_t C = s->C, vectors = s->vectors;
         for (Py_ssize_t p = 0; p < periods; p++, x += s->x_step) {
-            const ivec* lane = (const ivec*) s->lane;
-            const whole* number = s->number;
+            const whole* lane = s->lane;
             const real* w = packed;
             for (Py_ssize_t u = 0; u < vectors; u++, y += VL) {
                 const real* from = x + s->first[u];
                 vec source[POINT_SOURCES], sum = *(const vec*) (b + u * VL);
-                if (VEC_BYTES > 16)
+                if (PICKS)
                     _Pragma("GCC unroll 8")
                     for (int i = 0; i < S; i++) source[i] = *(const vec*) (from + i * VL);
-                for (Py_ssize_t c = 0; c < C; c++, w += VL, lane += S, number += VL) {
+                for (Py_ssize_t c = 0; c < C; c++, w += VL, lane += PICKS ? S * VL : VL) {
                     vec a;
-                    if (VEC_BYTES > 16) {
-                        a = __builtin_shuffle(source[0], lane[0]);
+                    if (PICKS) {
+                        const ivec* pick = (const ivec*) lane;
+                        a = __builtin_shuffle(source[0], pick[0]);
                         _Pragma("GCC unroll 8")
-                        for (int i = 1; i < S; i++) a = __builtin_shuffle(a, source[i], lane[i]);
+                        for (int i = 1; i < S; i++) a = vec_pick(a, source[i], pick[i]);
                     } else
-                        for (int l = 0; l < VL; l++) a[l] = from[number[l]];
+                        for (int l = 0; l < VL; l++) a[l] = from[lane[l]];
                     sum += a * *(const vec*) w;
                 }
                 *(vec*) y = s->relu ? vec_relu(sum) : sum;
@@ -70,7 +69,6 @@ cdef extern from *:
         Py_ssize_t C, vectors, sources, x_step
         const Py_ssize_t* first
         const whole* lane
-        const whole* number
         bint relu
     void point_periods_of(
         const PointLanes* s, Py_ssize_t periods, const real* x, const real* w, const real* b,
@@ -102,10 +100,9 @@ cdef class Pointwise(Packer):
     cdef PointLanes lanes
     cdef Py_ssize_t* first
     cdef whole* lane
-    cdef whole* number
 
     def __cinit__(self, Py_ssize_t pixels, Py_ssize_t C, Py_ssize_t K, bint back):
-        cdef Py_ssize_t vectors = K // _gcd(K, VL), S = point_sources(C, K, VL), size
+        cdef Py_ssize_t vectors = K // _gcd(K, VL), S = point_sources(C, K, VL)
         self.pixels, self.C, self.K = pixels, C, K
         self.w_in, self.w_out = 1 if back else K, C if back else 1
         self.period = VL // _gcd(K, VL)
@@ -113,33 +110,29 @@ cdef class Pointwise(Packer):
         self.blocks, self.area = 1, 0
         self.work = pixels * C * K
         self.items = max(1, min(ITEMS, self.periods, self.work // ITEM_WORK))
-        size = vectors * C * VL
         self.first = <Py_ssize_t*> malloc(vectors * sizeof(Py_ssize_t))
-        self.lane = <whole*> malloc((S + 1) * size * sizeof(whole))
+        self.lane = <whole*> malloc(vectors * C * (S if PICKS else 1) * VL * sizeof(whole))
         if self.first == NULL or self.lane == NULL:
             raise MemoryError()
-        self.number = self.lane + S * size
         self.find_lanes(vectors, S)
         self.reach = self.first[vectors - 1] + S * VL
-        self.lanes = PointLanes(C, vectors, S, self.period * C, self.first, self.lane, self.number,
-                                False)
+        self.lanes = PointLanes(C, vectors, S, self.period * C, self.first, self.lane, False)
 
     def __dealloc__(self):
         free(self.first)
         free(self.lane)
 
     cdef void find_lanes(self, Py_ssize_t vectors, Py_ssize_t S) noexcept nogil:
-        """A lane of a source that is not the one with its number keeps what was picked before."""
-        cdef Py_ssize_t u, c, i, j, n
+        cdef Py_ssize_t u, c, i, j, number
+        cdef whole* to = self.lane
         for u in range(vectors):
             self.first[u] = u * VL // self.K * self.C
             for c in range(self.C):
                 for j in range(VL):
-                    n = (u * VL + j) // self.K * self.C + c - self.first[u]
-                    self.number[(u * self.C + c) * VL + j] = n
-                    for i in range(S):
-                        self.lane[((u * self.C + c) * S + i) * VL + j] = (
-                            j if i != n // VL else n % VL if i == 0 else VL + n % VL)
+                    number = (u * VL + j) // self.K * self.C + c - self.first[u]
+                    for i in range(S if PICKS else 1):
+                        to[i * VL + j] = picked(number, i, j) if PICKS else number
+                to += (S if PICKS else 1) * VL
 
     cdef int pack(self, Packed* packed, const real* w, int threads, Py_ssize_t version) except -1:
         return self.pack_weights(packed, w, self.lanes.vectors * self.C * VL, threads, version)
@@ -167,8 +160,8 @@ cdef class Pointwise(Packer):
         cdef PointLanes lanes = self.lanes
         cdef Py_ssize_t period = item * self.periods // self.items
         cdef Py_ssize_t end = (item + 1) * self.periods // self.items, safe, count
-        cdef real[(POINT_SOURCES + 1) * 16 * POINT_CHANNELS] padded
-        cdef real[16 * POINT_CHANNELS] outputs
+        cdef real[(POINT_SOURCES + 1) * LANES * POINT_CHANNELS] padded
+        cdef real[LANES * POINT_CHANNELS] outputs
         lanes.relu = relu
         safe = max(period, min(end, (self.pixels * self.C - self.reach) // lanes.x_step + 1))
         if self.pixels * self.C < self.reach:

@@ -4,7 +4,7 @@
 # the output channels. Each product adds into its own sum in the order of the loops, whatever the
 # block's shape, so every instruction set and every way of cutting into tiles gives the same bits.
 # TILE_2 x 2 (or TILE_1 x 1) sums hide the latency of the multiply-add (4 cycles, 2 a cycle: 8 sums)
-# and load 2 vectors and TILE_2 scalars for 2 * TILE_2 multiply-adds.
+# and load 2 vectors and TILE_2 scalars for 2 * TILE_2 multiply-adds; of pixels PIXELS_2 x 2.
 
 from libc.string cimport memcpy
 

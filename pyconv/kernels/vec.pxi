@@ -212,6 +212,11 @@ cdef extern from *:
     static inline __attribute__((always_inline)) vec vec_pick(vec a, vec b, ivec lanes) {
         return __builtin_shuffle(a, b, lanes);
     }
+    /* An entry of a table for it, where vectors take turns as b: lane j takes a number that lies in the
+       one whose turn it is, and else keeps what a holds. */
+    static inline Py_ssize_t picked(Py_ssize_t number, Py_ssize_t turn, Py_ssize_t j) {
+        return number / VL == turn ? VL + number % VL : j;
+    }
     /* Whether `v` beats the maximum `m` of what came before: greater, or the first NaN. */
     static inline __attribute__((always_inline)) ivec beats(vec v, vec m) {
         return ~(ivec) (v <= m) & (ivec) (m == m);
@@ -290,6 +295,7 @@ cdef extern from *:
     vec load_halves(const real* p, const real* q) noexcept nogil
     const bint PICKS
     vec vec_pick(vec a, vec b, ivec lanes) noexcept nogil
+    Py_ssize_t picked(Py_ssize_t number, Py_ssize_t turn, Py_ssize_t j) noexcept nogil
     vec first_lanes(vec a, Py_ssize_t count) noexcept nogil
     bint any_nan(vec a) noexcept nogil
     ivec lane_numbers() noexcept nogil
