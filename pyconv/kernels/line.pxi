@@ -456,7 +456,7 @@ cdef class Line(Packer):
                 if ahead_t == tile + self.across:
                     ahead_q, ahead_t = ahead_q + 1, tile
             for j in range(2):
-                # A second one that there is not has no columns.
+                # A second one that there is not has no columns; nor has one beyond a shorter phase.
                 columns[j] = min(TILE, phase.columns - t * TILE) if i + j < tiles else 0
                 place[j] = y + q * line + t * TILE * pixel
                 to[j], step[j] = place[j], pixel
@@ -467,7 +467,7 @@ cdef class Line(Packer):
                     q, t = q + 1, tile
             check[0] = check[0] + line_pair(
                 power, v + i * QUAD, self.v_step, offset, length, packed, length * 2 * VL, b, relu, to,
-                step, min(2, tiles - i))
+                step, columns)
             for j in range(2):
                 if columns[j] < TILE:
                     for k in range(columns[j]):

@@ -165,15 +165,14 @@ cdef extern from *:
     }
 
     /* Both for two tiles of F(4, 3) by two vectors: sums at all points, and A^T, which finds them in
-       registers. y[i] is where a tile's outputs go, pixel[i] apart; only of the first `tiles` are they
-       checked.
+       registers. y[i] is where a tile's outputs go, pixel[i] apart; they are checked if columns[i] > 0.
 
        A step of the loop has 24 loads for 24 products, where that of `line_tile` has 14; but storing and
        loading short sums takes about as long as adding to them. */
     static inline vec line_pair(
             const vec* power, const real* x, Py_ssize_t v_step, const Py_ssize_t* offset,
             Py_ssize_t length, const real* w, Py_ssize_t u_step, const real* b, int relu,
-            real* const* y, const Py_ssize_t* pixel, Py_ssize_t tiles) {
+            real* const* y, const Py_ssize_t* pixel, const Py_ssize_t* columns) {
         vec sum[24], to[4], check = {0}, found;  /* sum[tile, vector, point] */
         const real *x3 = opaque(x + 3 * v_step), *w3 = opaque(w + 3 * u_step);
         UNROLLED for (int i = 0; i < 24; i++) sum[i] = (vec) {0};
@@ -193,7 +192,7 @@ cdef extern from *:
         UNROLLED for (int i = 0; i < 2; i++)
             UNROLLED for (int v = 0; v < 2; v++) {
                 found = line_outputs(2, 2, power, sum + 12 * i + 6 * v, 1, AT(b + v * VL), relu, to);
-                if (i < tiles) check += found;
+                if (columns[i] > 0) check += found;
                 UNROLLED for (int k = 0; k < 4; k++) *(vec*) (y[i] + k * pixel[i] + v * VL) = to[k];
             }
         return check;
@@ -208,7 +207,7 @@ cdef extern from *:
     vec line_pair(
         const vec* power, const real* x, Py_ssize_t v_step, const Py_ssize_t* offset,
         Py_ssize_t length, const real* w, Py_ssize_t u_step, const real* b, bint relu, real** y,
-        const Py_ssize_t* pixel, Py_ssize_t tiles) noexcept nogil
+        const Py_ssize_t* pixel, const Py_ssize_t* columns) noexcept nogil
 
 
 # One line for each number of points: they must be constant where a transform is inlined.
