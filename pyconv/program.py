@@ -74,7 +74,7 @@ class Value:
     grad : Value or None
         None where nobody wants it.
     adder : (operation, int) or None
-        What computed it, and when in a step, if that adds up gradients from two readers itself.
+        What computed it, if that adds up gradients from two readers itself, and the time when it does.
     """
 
     __slots__ = ("adder", "grad", "shape", "slot")
@@ -171,12 +171,13 @@ class Program:
 
     def add(
         self, operation: Any, forward: Iterable[Value | None], backward: Iterable[Value | None] = ()
-    ) -> None:
+    ) -> int:
         """Add an operation; `forward` and `backward` are the values that it reads and writes there.
 
-        The operation goes backward too if `backward` names any.
+        The operation goes backward too if `backward` names any. Returns the time when it does.
         """
         time = len(self._operations)
+        time_back = 2 * _BACKWARD - time
         self._operations.append(operation)
         self._labels.append(self.label)
         for value in filter(None, forward):
@@ -185,7 +186,8 @@ class Program:
         if going_back:
             self._backward.append(operation)
         for value in going_back:
-            value.slot.needed(2 * _BACKWARD - time)
+            value.slot.needed(time_back)
+        return time_back
 
     def _plan(self, problem: Any, w: Any = None) -> Any:
         """A plan for this program alone, with the workspaces that all its plans share.
@@ -323,10 +325,10 @@ class Program:
             self.constant(moving_mean), self.constant(moving_var), buffer_of(y.grad),
             buffer_of(x.grad), self.constant(norm.grads["gamma"]), self.constant(norm.grads["beta"]),
             buffer_of(dr))
+        time_back = self.add(operation, forward=[x, residual, y, mean, var],
+                             backward=[x, mean, var, mask, y.grad, x.grad, dr])
         if mask and dr:
-            y.adder = operation, len(self._operations)
-        self.add(operation, forward=[x, residual, y, mean, var],
-                 backward=[x, mean, var, mask, y.grad, x.grad, dr])
+            y.adder = operation, time_back
         return y
 
     def folded(self, params: dict[str, Array], norm: Any) -> dict[str, Value]:
@@ -352,9 +354,9 @@ class Program:
         if x.grad is None:
             return x, x
         if x.adder:
-            (operation, time), grad = x.adder, self.new(x.shape)
+            (operation, time_back), grad = x.adder, self.new(x.shape)
             operation.add_to_dy(grad.buffer)
-            grad.slot.needed(2 * _BACKWARD - time)
+            grad.slot.needed(time_back)
             return Value(x.slot, x.shape, x.grad), Value(x.slot, x.shape, grad)
         a, b = (Value(x.slot, x.shape, self.new(x.shape)) for _ in range(2))
         self.add(

@@ -406,6 +406,7 @@ cdef class Line(Packer):
         b += block * self.block
         y += ((q0 * self.stride_h + phase.to_row) * self.TW + phase.to_column) * self.TC
         y += group * self.K_group + k
+        # 24 sums want 32 registers.
         if (SUMS == 24 and lanes == 2 * VL and self.pairs == 2 and phase.kind == 2
                 and phase.whole_runs == phase.runs and phase.runs * self.C_group <= SHORT_SUM):
             self.run_pairs(v, packed, b, relu, y, phase, tiles, tile, check)
