@@ -11,16 +11,6 @@
 
 cdef extern from *:
     """
-    #if defined(__SSE2__)   /* so that GCC does not load it again for each product */
-    #if defined(__AVX512F__)
-    #define KEEP(v) __asm__("" : "+v" (v))
-    #else
-    #define KEEP(v) __asm__("" : "+x" (v))
-    #endif
-    #else
-    #define KEEP(v) (void) 0
-    #endif
-
     /* An address that is computed here: GCC would compute all of a tile before, and spill them. */
     #define PATCH_HERE(p) __asm__("" : "+r" (p))
 

@@ -90,13 +90,6 @@ cdef extern from *:
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #endif
-    /* In a register: GCC would rather load it for each product. */
-    #if defined(__AVX512F__)
-    #define HELD(a) __asm__("" : "+v"(a))
-    #else
-    #define HELD(a)
-    #endif
-
     /* m[i] = sum over j < length of x[i * QUAD + offset[j]] * w[j], for `rows` tiles at one point. */
     static inline __attribute__((always_inline)) void line_tile(
             const int rows, const int nv, const real* x, const Py_ssize_t* offset,
@@ -181,8 +174,8 @@ cdef extern from *:
                 const real* p = (e < 3 ? x + e * v_step : x3 + (e - 3) * v_step) + offset[j];
                 const real* q = e < 3 ? w + e * u_step : w3 + (e - 3) * u_step;
                 vec w0 = AT(q), w1 = AT(q + VL);
-                HELD(w0);
-                HELD(w1);
+                KEEP(w0);
+                KEEP(w1);
                 UNROLLED for (int i = 0; i < 2; i++) {
                     vec a = vec_set(p[4 * i]);
                     sum[12 * i + e] += w0 * a;

@@ -236,6 +236,14 @@ cdef extern from *:
     #endif
         return p;
     }
+    /* A vector that stays in its register: GCC shall not load it again for each product. */
+    #if defined(__AVX512F__)
+    #define KEEP(v) __asm__("" : "+v" (v))
+    #elif defined(__SSE2__)
+    #define KEEP(v) __asm__("" : "+x" (v))
+    #else
+    #define KEEP(v) (void) 0
+    #endif
     /* Products between fetching a weight and its use, 6 to 12 cycles each: L2 takes 15, and longer where
        lines come one after the other. */
     #define WEIGHTS_AHEAD 8
